@@ -1,0 +1,54 @@
+//! The operations that every device offers. Plugins reach tensors through this trait and nothing else.
+
+use crate::{DType, Result, Tensor, program::Program};
+
+/// One number over a whole tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Summary {
+    Max,
+    Min,
+    AbsMax,
+    Sum,
+    Mean,
+    AbsSum,
+    SumOfSquares,
+    /// How many elements equal zero, either sign.
+    Zeros,
+    /// How many elements are NaN or infinite.
+    NonFinite,
+}
+
+/// A place where tensor operations run. Results are the same bits for any thread count.
+pub trait Device: Send + Sync {
+    /// Name for people and reports, such as `cpu`.
+    fn name(&self) -> &str;
+
+    /// Runs `program` over `inputs`, all of one shape; the result has the shape and dtype of input 0, rounded half to even.
+    /// NaN results are stored as the dtype's canonical quiet NaN.
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor>;
+
+    /// One number over the whole tensor, accumulated in f64 in a fixed order.
+    fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64>;
+
+    /// The k-th smallest absolute value, `1 <= k <= len`, exact. NaN sorts last.
+    fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32>;
+
+    /// Best approximation of a matrix by one of rank `min(rank, rows, columns)`, cast to the tensor's dtype. A tensor of
+    /// more than two axes is taken as `[first axis, all others]`. Sums are f32 or better; the start is a function of `seed`.
+    fn truncate_rank(&self, tensor: &Tensor, rank: u32, seed: u64) -> Result<Tensor>;
+
+    /// `[m, k] x [k, n] -> [m, n]`, sums in f32, stored in the dtype of `lhs`.
+    fn matmul(&self, lhs: &Tensor, rhs: &Tensor) -> Result<Tensor>;
+
+    /// `tensor + scale * normal(seed, element index)`.
+    fn add_normal(&self, tensor: &Tensor, seed: u64, scale: f32) -> Result<Tensor>;
+
+    /// `tensor + scale * uniform(seed, element index)` with uniform in `[-1, 1)`.
+    fn add_uniform(&self, tensor: &Tensor, seed: u64, scale: f32) -> Result<Tensor>;
+
+    /// A copy with another shape: elements row-major, cut or padded with zeros.
+    fn reshape(&self, tensor: &Tensor, shape: &[usize]) -> Result<Tensor>;
+
+    /// A copy in another dtype, rounded half to even.
+    fn convert(&self, tensor: &Tensor, dtype: DType, saturate: bool) -> Result<Tensor>;
+}
