@@ -23,6 +23,9 @@ pub enum Error {
     /// An argument is out of range.
     #[error("{op}: {message}")]
     Argument { op: &'static str, message: String },
+    /// The operating system gave no threads.
+    #[error("cannot start {threads} worker threads: {message}")]
+    Threads { threads: usize, message: String },
     /// A kernel program is not well-formed.
     #[error("kernel program, operation {index}: {message}")]
     Program { index: usize, message: String },

@@ -1,1 +1,87 @@
-//! The CPU back end.
+//! The CPU back end: a thread pool of its own, kernel programs over tiles, exact selection, statistics, matrix product.
+//!
+//! Every operation cuts its work into pieces whose borders depend on the sizes alone, never on the number of threads, and
+//! joins partial results in index order: the same bytes come out for any pool.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::{DType, Device, Error, Result, Summary, Tensor, program::Program};
+
+pub mod linalg;
+pub mod matmul;
+pub mod network;
+
+/// The processor this program runs on.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: ThreadPool,
+}
+
+impl Cpu {
+    /// A device with `threads` worker threads, or one per available core.
+    ///
+    /// # Errors
+    /// When the operating system refuses the threads.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("packhost-cpu-{index}"))
+            .build()
+            .map_err(|error| Error::Threads { threads, message: error.to_string() })?;
+        Ok(Self { pool })
+    }
+
+    /// How many worker threads the device has.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `work` inside the pool, so that rayon's parallel iterators use this device's threads.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+}
+
+impl Device for Cpu {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+
+    fn compute(&self, _program: &Program, inputs: &[&Tensor], _scalars: &[f32]) -> Result<Tensor> {
+        let _ = inputs;
+        Err(Error::Argument { op: "compute", message: "not written yet".into() })
+    }
+
+    fn summary(&self, tensor: &Tensor, _summary: Summary) -> Result<f64> {
+        Err(Error::DType { op: "summary", dtype: tensor.dtype() })
+    }
+
+    fn kth_magnitude(&self, tensor: &Tensor, _k: u64) -> Result<f32> {
+        Err(Error::DType { op: "kth-magnitude", dtype: tensor.dtype() })
+    }
+
+    fn truncate_rank(&self, tensor: &Tensor, rank: u32, seed: u64) -> Result<Tensor> {
+        linalg::truncate_rank(self, tensor, rank, seed)
+    }
+
+    fn matmul(&self, lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
+        matmul::matmul_tensors(self, lhs, rhs)
+    }
+
+    fn add_normal(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
+        Err(Error::DType { op: "add-normal", dtype: tensor.dtype() })
+    }
+
+    fn add_uniform(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
+        Err(Error::DType { op: "add-uniform", dtype: tensor.dtype() })
+    }
+
+    fn reshape(&self, tensor: &Tensor, _shape: &[usize]) -> Result<Tensor> {
+        Err(Error::DType { op: "reshape", dtype: tensor.dtype() })
+    }
+
+    fn convert(&self, tensor: &Tensor, _dtype: DType, _saturate: bool) -> Result<Tensor> {
+        Err(Error::DType { op: "convert", dtype: tensor.dtype() })
+    }
+}

@@ -1,0 +1,1 @@
+//! Forward kernels of language models.
