@@ -5,4 +5,8 @@
 //! order, transcendental functions come from `libm` (the same code on every target), and nothing touches files, clocks
 //! or threads.
 
+pub mod bootstrap;
+pub mod normal;
+pub mod quantile;
 pub mod rng;
+pub mod summary;
