@@ -1,0 +1,1 @@
+//! Writing a subject to disk as an ordinary checkpoint.
