@@ -5,12 +5,19 @@ use crate::{DType, Result, Tensor, program::Program};
 /// One number over a whole tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Summary {
+    /// Largest; NaN wins.
     Max,
+    /// Smallest; NaN wins.
     Min,
+    /// Largest absolute value; NaN wins.
     AbsMax,
+    /// Sum.
     Sum,
+    /// Sum divided by the element count.
     Mean,
+    /// Sum of absolute values.
     AbsSum,
+    /// Sum of squares.
     SumOfSquares,
     /// How many elements equal zero, either sign.
     Zeros,

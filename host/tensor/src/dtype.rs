@@ -5,22 +5,35 @@ use std::fmt;
 /// Element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
+    /// IEEE double precision.
     F64,
+    /// IEEE single precision.
     F32,
+    /// IEEE half precision.
     F16,
+    /// The upper half of an f32.
     BF16,
     /// 1-4-3, bias 7, largest 448, no infinity.
     F8E4M3,
     /// 1-5-2, bias 15, largest 57344, has infinity.
     F8E5M2,
+    /// Signed, 64 bits.
     I64,
+    /// Signed, 32 bits.
     I32,
+    /// Signed, 16 bits.
     I16,
+    /// Signed, 8 bits.
     I8,
+    /// Unsigned, 64 bits.
     U64,
+    /// Unsigned, 32 bits.
     U32,
+    /// Unsigned, 16 bits.
     U16,
+    /// Unsigned, 8 bits.
     U8,
+    /// One byte, 0 or 1.
     Bool,
 }
 
@@ -51,7 +64,10 @@ impl DType {
 
     /// The dtype that a safetensors header calls `name`.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
+        Self::TABLE
+            .iter()
+            .find(|row| row.1 == name)
+            .map(|row| row.0)
     }
 
     /// Bytes per element.

@@ -7,16 +7,29 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a tensor operation was refused. Each message names the operation and both sides of a mismatch.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the message of each variant says what its fields are"
+)]
 pub enum Error {
     /// Byte count and shape disagree.
     #[error("{dtype} tensor of shape {shape:?} needs {expected} bytes, found {found}")]
-    Size { dtype: DType, shape: Vec<usize>, expected: usize, found: usize },
+    Size {
+        dtype: DType,
+        shape: Vec<usize>,
+        expected: usize,
+        found: usize,
+    },
     /// The element count does not fit the address space.
     #[error("shape {shape:?} has more elements than this machine can address")]
     TooLarge { shape: Vec<usize> },
     /// Two operands that must agree do not.
     #[error("{op}: shapes do not fit, {lhs:?} and {rhs:?}")]
-    Shape { op: &'static str, lhs: Vec<usize>, rhs: Vec<usize> },
+    Shape {
+        op: &'static str,
+        lhs: Vec<usize>,
+        rhs: Vec<usize>,
+    },
     /// The operation does not serve this dtype.
     #[error("{op}: not defined for {dtype} tensors")]
     DType { op: &'static str, dtype: DType },

@@ -4,6 +4,8 @@
 //! [`Device`] trait) has no back end and few dependencies, so that replaying a verdict can use the types without linking
 //! matrix code; the feature `cpu` adds [`cpu::Cpu`].
 
+mod buffer;
+pub mod cast;
 mod device;
 mod dtype;
 mod error;
@@ -16,4 +18,4 @@ pub mod cpu;
 pub use device::{Device, Summary};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use tensor::Tensor;
+pub use tensor::{Tensor, TensorMut};

@@ -7,5 +7,8 @@ use crate::{Error, Result, Tensor, cpu::Cpu};
 /// # Errors
 /// When the dtype is not a float.
 pub fn truncate_rank(_pool: &Cpu, tensor: &Tensor, _rank: u32, _seed: u64) -> Result<Tensor> {
-    Err(Error::DType { op: "truncate-rank", dtype: tensor.dtype() })
+    Err(Error::DType {
+        op: "truncate-rank",
+        dtype: tensor.dtype(),
+    })
 }

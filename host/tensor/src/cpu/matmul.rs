@@ -7,5 +7,8 @@ use crate::{Error, Result, Tensor, cpu::Cpu};
 /// # Errors
 /// When the inner axes differ or a dtype is not a float.
 pub fn matmul_tensors(_pool: &Cpu, lhs: &Tensor, _rhs: &Tensor) -> Result<Tensor> {
-    Err(Error::DType { op: "matmul", dtype: lhs.dtype() })
+    Err(Error::DType {
+        op: "matmul",
+        dtype: lhs.dtype(),
+    })
 }

@@ -23,12 +23,17 @@ impl Cpu {
     /// # Errors
     /// When the operating system refuses the threads.
     pub fn new(threads: Option<usize>) -> Result<Self> {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+        let threads = threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+            .max(1);
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("packhost-cpu-{index}"))
             .build()
-            .map_err(|error| Error::Threads { threads, message: error.to_string() })?;
+            .map_err(|error| Error::Threads {
+                threads,
+                message: error.to_string(),
+            })?;
         Ok(Self { pool })
     }
 
@@ -48,17 +53,22 @@ impl Device for Cpu {
         "cpu"
     }
 
-    fn compute(&self, _program: &Program, inputs: &[&Tensor], _scalars: &[f32]) -> Result<Tensor> {
-        let _ = inputs;
-        Err(Error::Argument { op: "compute", message: "not written yet".into() })
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
+        crate::program::interpret(program, inputs, scalars)
     }
 
     fn summary(&self, tensor: &Tensor, _summary: Summary) -> Result<f64> {
-        Err(Error::DType { op: "summary", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "summary",
+            dtype: tensor.dtype(),
+        })
     }
 
     fn kth_magnitude(&self, tensor: &Tensor, _k: u64) -> Result<f32> {
-        Err(Error::DType { op: "kth-magnitude", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "kth-magnitude",
+            dtype: tensor.dtype(),
+        })
     }
 
     fn truncate_rank(&self, tensor: &Tensor, rank: u32, seed: u64) -> Result<Tensor> {
@@ -70,18 +80,30 @@ impl Device for Cpu {
     }
 
     fn add_normal(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
-        Err(Error::DType { op: "add-normal", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "add-normal",
+            dtype: tensor.dtype(),
+        })
     }
 
     fn add_uniform(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
-        Err(Error::DType { op: "add-uniform", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "add-uniform",
+            dtype: tensor.dtype(),
+        })
     }
 
     fn reshape(&self, tensor: &Tensor, _shape: &[usize]) -> Result<Tensor> {
-        Err(Error::DType { op: "reshape", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "reshape",
+            dtype: tensor.dtype(),
+        })
     }
 
     fn convert(&self, tensor: &Tensor, _dtype: DType, _saturate: bool) -> Result<Tensor> {
-        Err(Error::DType { op: "convert", dtype: tensor.dtype() })
+        Err(Error::DType {
+            op: "convert",
+            dtype: tensor.dtype(),
+        })
     }
 }
