@@ -1,0 +1,215 @@
+//! A plain interpreter of kernel programs: one whole array per stack value, one operation after the other.
+
+use std::rc::Rc;
+
+use crate::ops::{Comparison, MAX_STACK, Op, Rounding, Span, Statistic};
+use crate::{Failure, Result, round_to};
+
+/// How many values an operation pops and pushes.
+fn arity(op: Op) -> (usize, usize) {
+    match op {
+        Op::Input(_) | Op::Scalar(_) | Op::Constant(_) => (0, 1),
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Min
+        | Op::Max
+        | Op::Compare(_)
+        | Op::CopySign => (2, 1),
+        Op::Select => (3, 1),
+        Op::Duplicate => (1, 2),
+        Op::Swap => (2, 2),
+        _ => (1, 1),
+    }
+}
+
+/// Refuses programs whose stack does not work out.
+pub fn check(ops: &[Op]) -> Result<()> {
+    let mut depth = 0;
+    for (index, &op) in ops.iter().enumerate() {
+        let (pops, pushes) = arity(op);
+        if depth < pops {
+            return Err(Failure::failed(format!(
+                "kernel program, operation {index}: {op:?} needs {pops} values, found {depth}"
+            )));
+        }
+        depth = depth - pops + pushes;
+        if depth > MAX_STACK {
+            return Err(Failure::failed(format!(
+                "kernel program, operation {index}: more than {MAX_STACK} values on the stack"
+            )));
+        }
+    }
+    if depth == 1 {
+        Ok(())
+    } else {
+        Err(Failure::failed(format!(
+            "kernel program: leaves {depth} values, must leave one"
+        )))
+    }
+}
+
+/// Runs a checked program over inputs of one shape.
+pub fn run(
+    ops: &[Op],
+    shape: &[u64],
+    inputs: &[Rc<Vec<f32>>],
+    scalars: &[f32],
+) -> Result<Vec<f32>> {
+    let len = inputs.first().map_or(0, |input| input.len());
+    let mut stack: Vec<Vec<f32>> = Vec::new();
+    for &op in ops {
+        let mut pop = || {
+            stack
+                .pop()
+                .ok_or_else(|| Failure::failed("kernel program: the stack is empty"))
+        };
+        let result = match op {
+            Op::Input(index) => inputs
+                .get(usize::from(index))
+                .map(|input| input.as_ref().clone())
+                .ok_or_else(|| {
+                    Failure::failed(format!(
+                        "compute: the program reads input {index}, which was not given"
+                    ))
+                })?,
+            Op::Scalar(index) => {
+                let scalar = scalars.get(usize::from(index)).copied();
+                vec![
+                    scalar.ok_or_else(|| Failure::failed(format!(
+                        "compute: scalar {index} was not given"
+                    )))?;
+                    len
+                ]
+            }
+            Op::Constant(value) => vec![value; len],
+            Op::Duplicate => {
+                let top = pop()?;
+                stack.push(top.clone());
+                top
+            }
+            Op::Swap => {
+                let (top, below) = (pop()?, pop()?);
+                stack.push(top);
+                below
+            }
+            Op::Select => {
+                let (otherwise, then, condition) = (pop()?, pop()?, pop()?);
+                let choices = then.into_iter().zip(otherwise);
+                choices
+                    .zip(condition)
+                    .map(|((then, otherwise), c)| if c != 0.0 { then } else { otherwise })
+                    .collect()
+            }
+            Op::Reduce(statistic, span) => reduce(&pop()?, shape, statistic, span)?,
+            _ if arity(op).0 == 2 => {
+                let (right, left) = (pop()?, pop()?);
+                left.into_iter()
+                    .zip(right)
+                    .map(|(left, right)| binary(op, left, right))
+                    .collect()
+            }
+            _ => pop()?.into_iter().map(|value| unary(op, value)).collect(),
+        };
+        stack.push(result);
+    }
+    stack
+        .pop()
+        .ok_or_else(|| Failure::failed("kernel program: leaves no value"))
+}
+
+/// An operation of one operand.
+fn unary(op: Op, value: f32) -> f32 {
+    match op {
+        Op::Neg => -value,
+        Op::Abs => value.abs(),
+        Op::Sqrt => value.sqrt(),
+        Op::Exp2 => value.exp2(),
+        Op::Log2 => value.log2(),
+        Op::IsFinite => f32::from(value.is_finite()),
+        Op::Round(Rounding::HalfEven) => value.round_ties_even(),
+        Op::Round(Rounding::HalfAway) => value.round(),
+        Op::Round(Rounding::Floor) => value.floor(),
+        Op::Round(Rounding::Ceil) => value.ceil(),
+        Op::Round(Rounding::Trunc) => value.trunc(),
+        Op::Cast(dtype, saturate) => round_to(dtype, value, saturate),
+        // Operations with other numbers of operands never get here: `run` has taken them out.
+        _ => value,
+    }
+}
+
+/// An operation of two operands.
+fn binary(op: Op, left: f32, right: f32) -> f32 {
+    match op {
+        Op::Add => left + right,
+        Op::Sub => left - right,
+        Op::Mul => left * right,
+        Op::Div => left / right,
+        Op::Min => -max(-left, -right),
+        Op::Max => max(left, right),
+        Op::CopySign => left.copysign(right),
+        Op::Compare(Comparison::Lt) => f32::from(left < right),
+        Op::Compare(Comparison::Le) => f32::from(left <= right),
+        Op::Compare(Comparison::Eq) => f32::from(left == right),
+        Op::Compare(Comparison::Ne) => f32::from(left != right),
+        // As in `unary`.
+        _ => left,
+    }
+}
+
+/// The larger; a NaN wins; +0 is above -0.
+fn max(left: f32, right: f32) -> f32 {
+    if left.is_nan() || right.is_nan() {
+        f32::NAN
+    } else if left.total_cmp(&right).is_lt() {
+        right
+    } else {
+        left
+    }
+}
+
+/// A reduction, broadcast back.
+fn reduce(values: &[f32], shape: &[u64], statistic: Statistic, span: Span) -> Result<Vec<f32>> {
+    let columns = shape.iter().skip(1).product::<u64>().max(1) as usize;
+    let last = shape.last().copied().unwrap_or(1).max(1) as usize;
+    // Which span an element belongs to.
+    let key = |index: usize| match span {
+        Span::Group(size) => {
+            index / last * last.div_ceil(size as usize) + index % last / size as usize
+        }
+        Span::Row => index / columns,
+        Span::Column => index % columns,
+        Span::Whole => 0,
+    };
+    if span == Span::Group(0) {
+        return Err(Failure::failed("kernel program: groups of 0 elements"));
+    }
+    let spans = (0..values.len()).map(key).max().map_or(0, |most| most + 1);
+    let mut members: Vec<Vec<f32>> = vec![Vec::new(); spans];
+    for (index, &value) in values.iter().enumerate() {
+        members[key(index)].push(value);
+    }
+    let sum = |members: &[f32]| members.iter().map(|&value| f64::from(value)).sum::<f64>();
+    let reduced: Vec<f32> = members
+        .iter()
+        .map(|members| {
+            Ok(match statistic {
+                Statistic::Max => members.iter().copied().fold(f32::NEG_INFINITY, max),
+                Statistic::Min => members
+                    .iter()
+                    .copied()
+                    .fold(f32::INFINITY, |a, b| -max(-a, -b)),
+                Statistic::AbsMax => members.iter().map(|value| value.abs()).fold(0.0, max),
+                Statistic::Sum => sum(members) as f32,
+                Statistic::Mean => (sum(members) / members.len() as f64) as f32,
+                other => {
+                    return Err(Failure::failed(format!(
+                        "kernel program: {other:?} is no reduction of programs"
+                    )));
+                }
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok((0..values.len()).map(|index| reduced[key(index)]).collect())
+}
