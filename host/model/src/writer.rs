@@ -1,1 +1,0 @@
-//! Writing a subject to disk as an ordinary checkpoint.
