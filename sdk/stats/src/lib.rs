@@ -6,6 +6,7 @@
 //! or threads.
 
 pub mod bootstrap;
+pub mod drift;
 pub mod normal;
 pub mod quantile;
 pub mod rng;

@@ -135,3 +135,29 @@ fn refusals() {
     let uneven = bootstrap::paired_delta(&[1.0], &[1.0, 2.0], None, &options);
     assert_eq!(uneven, Err(Error::Lengths(1, 2)));
 }
+
+#[test]
+fn drift_bands() {
+    let file = vectors("guards/preset.json");
+    let mut seen = 0;
+    for vector in file["vectors"].as_array().unwrap() {
+        if vector["fn"] != "calibrate_drift" {
+            continue;
+        }
+        seen += 1;
+        let got = packhost_stats::drift::summarize(&numbers(&vector["final_over_preview"]));
+        let (got, expected) = (got.unwrap(), &vector["expected"]);
+        let id = vector["id"].as_str().unwrap();
+        close(id, got.mean, &expected["mean"], 0.0);
+        close(id, got.std, &expected["std"], 0.0);
+        close(id, got.min, &expected["min"], 0.0);
+        close(id, got.max, &expected["max"], 0.0);
+        close(id, got.band.0, &expected["suggested_band"][0], 0.0);
+        close(id, got.band.1, &expected["suggested_band"][1], 0.0);
+        assert_eq!(
+            got.compatible,
+            expected["band_compatible"].as_bool().unwrap()
+        );
+    }
+    assert_eq!(seen, 3);
+}
