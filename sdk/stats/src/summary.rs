@@ -27,6 +27,12 @@ pub fn sum(values: &[f64]) -> f64 {
     blocks.remainder().iter().fold(whole, |sum, v| sum + v)
 }
 
+/// The exponential, from the same code on every target (the standard library's may differ between systems).
+#[must_use]
+pub fn exp(value: f64) -> f64 {
+    libm::exp(value)
+}
+
 /// The plain mean; NaN of nothing.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
@@ -65,7 +71,7 @@ pub fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
 /// [`weighted_mean`]; infinite on overflow.
 #[must_use]
 pub fn perplexity(losses: &[f64], token_counts: &[f64]) -> f64 {
-    libm::exp(weighted_mean(losses, token_counts))
+    exp(weighted_mean(losses, token_counts))
 }
 
 /// Interval of a token-weighted mean difference by the delta method:
