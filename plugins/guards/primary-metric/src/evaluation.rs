@@ -36,7 +36,9 @@ impl Arm {
             )));
         }
         if count == 0 {
-            return Err(Failure::failed(format!("{who}, {scope} arm: there are no windows")));
+            return Err(Failure::failed(format!(
+                "{who}, {scope} arm: there are no windows"
+            )));
         }
         Ok(arm)
     }
@@ -67,7 +69,11 @@ impl Matched {
     fn new(baseline: &Arm, subject: &Arm) -> Self {
         let subject: std::collections::BTreeSet<u64> = subject.ids.iter().copied().collect();
         Self {
-            matched: baseline.ids.iter().filter(|id| subject.contains(id)).count(),
+            matched: baseline
+                .ids
+                .iter()
+                .filter(|id| subject.contains(id))
+                .count(),
             expected: baseline.ids.len(),
         }
     }
@@ -83,13 +89,9 @@ impl Matched {
 
 /// Everything that the gates and the report need.
 pub struct Evaluation {
-    /// Subject's perplexity of the preview arm.
-    pub preview: f64,
-    /// Subject's perplexity of the final arm.
-    pub final_: f64,
-    /// `final_` over the baseline's.
+    /// The subject's final perplexity over the baseline's.
     pub ratio: f64,
-    /// `final_` over `preview`.
+    /// The subject's final perplexity over its preview perplexity.
     pub drift: f64,
     /// Interval of the ratio.
     pub ratio_interval: Option<Interval>,
@@ -124,7 +126,10 @@ impl Evaluation {
             Arm::read(subject, "preview", "subject")?,
             Arm::read(subject, "final", "subject")?,
         );
-        let paired = (Matched::new(&base.0, &edited.0), Matched::new(&base.1, &edited.1));
+        let paired = (
+            Matched::new(&base.0, &edited.0),
+            Matched::new(&base.1, &edited.1),
+        );
         for (arm, matched) in [("preview", paired.0), ("final", paired.1)] {
             if matched.matched == 0 {
                 return Err(Failure::failed(format!(
@@ -144,8 +149,7 @@ impl Evaluation {
             .count();
         let matched = paired.0.matched + paired.1.matched;
         let expected = paired.0.expected + paired.1.expected;
-        let (invalid, degraded_reason) = if !perplexity.is_finite() || !exp(preview).is_finite()
-        {
+        let (invalid, degraded_reason) = if !perplexity.is_finite() || !exp(preview).is_finite() {
             (true, Some("non_finite_pm"))
         } else if !(ratio.is_finite() && ratio > 0.0) {
             (true, Some("non_finite_baseline"))
@@ -213,8 +217,6 @@ impl Evaluation {
         }
         intervals.write(&mut details);
         Ok(Self {
-            preview: exp(preview),
-            final_: perplexity,
             ratio,
             drift: perplexity / exp(preview),
             ratio_interval,
@@ -247,8 +249,12 @@ impl Evaluation {
 
 /// Loss differences of the windows that both sides have, where both are finite, with the subject's token counts.
 fn paired_deltas(baseline: &Arm, subject: &Arm) -> (Vec<f64>, Vec<f64>) {
-    let known: BTreeMap<u64, f64> =
-        baseline.ids.iter().copied().zip(baseline.losses.iter().copied()).collect();
+    let known: BTreeMap<u64, f64> = baseline
+        .ids
+        .iter()
+        .copied()
+        .zip(baseline.losses.iter().copied())
+        .collect();
     let subject = subject.ids.iter().zip(&subject.losses).zip(&subject.tokens);
     subject
         .filter_map(|((id, loss), tokens)| {
@@ -283,8 +289,16 @@ impl Intervals {
             // The policy is checked and weights are token counts, so what can fail is a lack of finite samples.
             bootstrap::mean(samples, weights, &options).ok()
         };
-        let between: Option<Vec<f64>> = (edited.0.losses.len() == edited.1.losses.len())
-            .then(|| edited.1.losses.iter().zip(&edited.0.losses).map(|(f, p)| f - p).collect());
+        let between: Option<Vec<f64>> =
+            (edited.0.losses.len() == edited.1.losses.len()).then(|| {
+                edited
+                    .1
+                    .losses
+                    .iter()
+                    .zip(&edited.0.losses)
+                    .map(|(f, p)| f - p)
+                    .collect()
+            });
         Self {
             method: name,
             paired: interval(deltas, Some(weights), SEED_PAIRED),
@@ -323,7 +337,9 @@ fn arm_difference(edited: &(Arm, Arm)) -> Json {
         .collect();
     let finite = differences.iter().all(|d| d.is_finite());
     let first = differences[0];
-    let degenerate = differences.iter().all(|d| (d - first).abs() <= 1e-8 + 1e-5 * first.abs());
+    let degenerate = differences
+        .iter()
+        .all(|d| (d - first).abs() <= 1e-8 + 1e-5 * first.abs());
     json!({
         "mean": number(mean),
         "mean_unweighted": number(summary::mean(&differences)),
@@ -352,9 +368,7 @@ fn coverage(
 ) -> Option<(bool, Json)> {
     let floor = floor?;
     let (preview, final_) = (edited.0.ids.len(), edited.1.ids.len());
-    let block = |used: usize, required: usize| {
-        json!({"used": used, "required": required, "ok": used >= required})
-    };
+    let block = |used: usize, required: usize| json!({"used": used, "required": required, "ok": used >= required});
     let windows_ok = preview >= floor.preview && final_ >= floor.final_;
     Some((
         windows_ok,

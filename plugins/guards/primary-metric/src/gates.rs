@@ -48,9 +48,17 @@ impl Flags {
         Self::decide(
             policy,
             Measured {
-                ratio: if evaluation.invalid { f64::NAN } else { evaluation.ratio },
+                ratio: if evaluation.invalid {
+                    f64::NAN
+                } else {
+                    evaluation.ratio
+                },
                 ratio_ci_upper: evaluation.ratio_interval.map(|interval| interval.high),
-                drift: if evaluation.invalid { f64::NAN } else { evaluation.drift },
+                drift: if evaluation.invalid {
+                    f64::NAN
+                } else {
+                    evaluation.drift
+                },
                 tokens: evaluation.tokens(),
                 tokens_available: evaluation.tokens_available,
                 coverage_ok: evaluation.coverage_ok,
@@ -60,21 +68,27 @@ impl Flags {
 
     /// A ratio or drift that is not a number fails its gate.
     pub fn decide(policy: &Policy, measured: Measured) -> Self {
-        let range = policy.acceptance_range.as_ref().and_then(AcceptanceRange::bounds);
+        let range = policy
+            .acceptance_range
+            .as_ref()
+            .and_then(AcceptanceRange::bounds);
         let limit = range.map_or(policy.pm_ratio.ratio_limit_base, |range| range.1);
         // A lower bound that follows only from a configured upper one does not gate.
         let min = policy.acceptance_range.as_ref().and_then(|range| range.min);
         let hysteresis = policy.pm_ratio.hysteresis_ratio;
         let ratio = measured.ratio;
         let within = ratio <= limit + hysteresis && min.is_none_or(|min| ratio >= min);
-        let share = measured
-            .tokens_available
-            .map_or(0.0, |tokens| (tokens * policy.pm_ratio.min_token_fraction).ceil());
+        let share = measured.tokens_available.map_or(0.0, |tokens| {
+            (tokens * policy.pm_ratio.min_token_fraction).ceil()
+        });
         let token_floor = policy.pm_ratio.min_tokens.max(share);
         let relaxed = (token_floor * (1.0 - TOKEN_TOLERANCE)).floor();
         let tokens_acceptable = measured.tokens >= token_floor
             || (measured.coverage_ok == Some(true) && measured.tokens >= relaxed);
-        let band = policy.drift_band.filter(|band| band.is_valid()).unwrap_or(Band::DEFAULT);
+        let band = policy
+            .drift_band
+            .filter(|band| band.is_valid())
+            .unwrap_or(Band::DEFAULT);
         Self {
             acceptable: within && tokens_acceptable,
             drift_acceptable: band.min <= measured.drift && measured.drift <= band.max,
@@ -85,7 +99,9 @@ impl Flags {
             min,
             token_floor,
             band,
-            ci_upper_within_limit: measured.ratio_ci_upper.map(|upper| upper <= limit + hysteresis),
+            ci_upper_within_limit: measured
+                .ratio_ci_upper
+                .map(|upper| upper <= limit + hysteresis),
         }
     }
 

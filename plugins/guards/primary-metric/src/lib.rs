@@ -109,18 +109,22 @@ const DIVERGENCE: [&str; 5] = ["kl.mean", "kl.median", "kl.p99", "kl.max", "same
 
 /// The divergence figures that the subject's table has; a baseline judged against itself has none.
 fn divergence(subject: &Table) -> Json {
-    let rows = DIVERGENCE.iter().filter_map(|quantity| {
-        match subject.get("final", quantity) {
+    let rows = DIVERGENCE
+        .iter()
+        .filter_map(|quantity| match subject.get("final", quantity) {
             Some(Value::Number(value)) => Some(((*quantity).to_owned(), number(*value))),
             _ => None,
-        }
-    });
+        });
     Json::Object(rows.collect())
 }
 
 /// JSON has no word for NaN and infinities: they become null, and `degraded_reason` says why.
 fn number(value: f64) -> Json {
-    if value.is_finite() { json!(value) } else { Json::Null }
+    if value.is_finite() {
+        json!(value)
+    } else {
+        Json::Null
+    }
 }
 
 fn findings(
@@ -142,7 +146,11 @@ fn findings(
     if let Some(reason) = evaluation.degraded_reason {
         let message = format!(
             "the metric is {}: {} of {} windows of the subject have no finite loss",
-            if evaluation.invalid { "invalid" } else { "degraded" },
+            if evaluation.invalid {
+                "invalid"
+            } else {
+                "degraded"
+            },
             evaluation.skipped,
             evaluation.windows
         );
@@ -154,7 +162,8 @@ fn findings(
         add("final", "ratio_over_limit", message, ratio, limit);
     }
     if let Some(min) = flags.min.filter(|min| ratio < *min) {
-        let message = format!("perplexity fell to {ratio:.6} of the baseline's, least accepted {min}");
+        let message =
+            format!("perplexity fell to {ratio:.6} of the baseline's, least accepted {min}");
         add("final", "ratio_under_minimum", message, ratio, min);
     }
     if !flags.tokens_acceptable {
@@ -178,7 +187,13 @@ fn findings(
                 "{}: {:.6} exceeds {}",
                 violation.code, violation.observed, violation.threshold
             );
-            add("final", violation.code, message, violation.observed, violation.threshold);
+            add(
+                "final",
+                violation.code,
+                message,
+                violation.observed,
+                violation.threshold,
+            );
         }
     }
     findings

@@ -109,11 +109,14 @@ impl Default for Tail {
 /// Limits of accuracy metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names are the tier file's own")]
 pub struct Accuracy {
+    /// Least difference from the baseline, in percentage points.
     pub delta_min_pp: f64,
+    /// Least examples.
     pub min_examples: f64,
+    /// Taken off the least difference.
     pub hysteresis_delta_pp: f64,
+    /// Least share of the data set's examples.
     pub min_examples_fraction: f64,
 }
 
@@ -151,7 +154,10 @@ pub struct Band {
 
 impl Band {
     /// The band without calibration.
-    pub const DEFAULT: Self = Self { min: 0.95, max: 1.05 };
+    pub const DEFAULT: Self = Self {
+        min: 0.95,
+        max: 1.05,
+    };
 
     /// Whether `0 < min < max`.
     pub fn is_valid(self) -> bool {
@@ -217,13 +223,25 @@ impl Policy {
         not_negative("pm_ratio.min_tokens", ratio.min_tokens)?;
         not_negative("pm_ratio.min_token_fraction", ratio.min_token_fraction)?;
         if !(0.0..=1.0).contains(&self.pm_tail.quantile) {
-            return Err(wrong("pm_tail.quantile", self.pm_tail.quantile, "between 0 and 1"));
+            return Err(wrong(
+                "pm_tail.quantile",
+                self.pm_tail.quantile,
+                "between 0 and 1",
+            ));
         }
-        if let Some((min, max)) = self.acceptance_range.as_ref().and_then(AcceptanceRange::bounds) {
+        if let Some((min, max)) = self
+            .acceptance_range
+            .as_ref()
+            .and_then(AcceptanceRange::bounds)
+        {
             positive("acceptance_range.min", min)?;
             positive("acceptance_range.max", max)?;
             if max < min {
-                return Err(wrong("acceptance_range.max", max, "at least acceptance_range.min"));
+                return Err(wrong(
+                    "acceptance_range.max",
+                    max,
+                    "at least acceptance_range.min",
+                ));
             }
         }
         let alpha = self.bootstrap.alpha;
@@ -232,7 +250,11 @@ impl Policy {
         }
         let replicates = self.bootstrap.replicates;
         if !(1..=1_000_000).contains(&replicates) {
-            return Err(wrong("bootstrap.replicates", replicates as f64, "1 to 1000000"));
+            return Err(wrong(
+                "bootstrap.replicates",
+                replicates as f64,
+                "1 to 1000000",
+            ));
         }
         Ok(())
     }

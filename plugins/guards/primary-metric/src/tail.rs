@@ -26,8 +26,10 @@ pub struct Tail {
 /// Quantiles of the differences, and the share above epsilon (by windows and by tokens).
 pub fn evaluate(policy: &Policy, deltas: &[f64], weights: &[f64]) -> Tail {
     let sorted = quantile::sorted(deltas);
-    let in_tail: Vec<f64> =
-        deltas.iter().map(|d| f64::from(u8::from(*d > policy.epsilon))).collect();
+    let in_tail: Vec<f64> = deltas
+        .iter()
+        .map(|d| f64::from(u8::from(*d > policy.epsilon)))
+        .collect();
     let mass = summary::mean(&in_tail);
     let mut stats = Map::new();
     stats.insert("n".into(), json!(deltas.len()));

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
-use packhost_sdk::json;
 use packhost_sdk::Row;
+use packhost_sdk::json;
 use policy::Coverage;
 
 fn vectors(path: &str) -> Json {
-    let path = format!("{}/../../../tests/vectors/{path}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/../../../tests/vectors/{path}",
+        env!("CARGO_MANIFEST_DIR")
+    );
     json::from_str(&std::fs::read_to_string(&path).expect(&path)).unwrap()
 }
 
@@ -55,12 +58,20 @@ fn close(what: &str, got: &Json, expected: &Json, tolerance: f64) {
         Json::Number(number) => {
             let (got, expected) = (got.as_f64(), number.as_f64().unwrap());
             let got = got.unwrap_or_else(|| panic!("{what} is missing"));
-            assert!((got - expected).abs() <= tolerance, "{what}: {got} for {expected}");
+            assert!(
+                (got - expected).abs() <= tolerance,
+                "{what}: {got} for {expected}"
+            );
         }
         Json::Array(items) => {
             assert_eq!(got.as_array().map(Vec::len), Some(items.len()), "{what}");
             for (position, item) in items.iter().enumerate() {
-                close(&format!("{what}[{position}]"), &got[position], item, tolerance);
+                close(
+                    &format!("{what}[{position}]"),
+                    &got[position],
+                    item,
+                    tolerance,
+                );
             }
         }
         Json::Object(map) => {
@@ -112,8 +123,14 @@ fn gates_follow_the_vectors() {
         };
         let flags = gates::Flags::decide(&policy, measured);
         let (id, expected) = (&vector["id"], &vector["expected"]);
-        assert_eq!(flags.acceptable, expected["primary_metric_acceptable"], "{id}");
-        assert_eq!(flags.drift_acceptable, expected["preview_final_drift_acceptable"], "{id}");
+        assert_eq!(
+            flags.acceptable, expected["primary_metric_acceptable"],
+            "{id}"
+        );
+        assert_eq!(
+            flags.drift_acceptable, expected["preview_final_drift_acceptable"],
+            "{id}"
+        );
         let hysteresis = expected["hysteresis_applied"].as_bool().unwrap_or(false);
         assert_eq!(flags.hysteresis_applied, hysteresis, "{id}");
         if id == "ci_upper_over_but_point_ok" {
@@ -134,7 +151,12 @@ fn tails_follow_the_vectors() {
         seen += 1;
         let policy: policy::Tail = json::from_value(vector["policy"].clone()).unwrap();
         let got = tail::evaluate(&policy, &numbers(&vector["deltas"]), &[]).details(&policy);
-        close(vector["id"].as_str().unwrap(), &got, &vector["expected"], 1e-12);
+        close(
+            vector["id"].as_str().unwrap(),
+            &got,
+            &vector["expected"],
+            1e-12,
+        );
     }
     assert_eq!(seen, 3);
 }
@@ -158,10 +180,19 @@ fn intervals_follow_the_vectors() {
             "method": vector["method"], "replicates": vector["replicates"],
             "alpha": vector["alpha"], "seed": seed,
         }}));
-        let verdict = judge(&policy, &table(&baseline, &tokens), &table(&subject, &tokens));
+        let verdict = judge(
+            &policy,
+            &table(&baseline, &tokens),
+            &table(&subject, &tokens),
+        );
         let (id, expected) = (vector["id"].as_str().unwrap(), &vector["expected"]);
         let details = &verdict.details;
-        close(id, &details["ci"], &json!([expected["lo"], expected["hi"]]), 1e-9);
+        close(
+            id,
+            &details["ci"],
+            &json!([expected["lo"], expected["hi"]]),
+            1e-9,
+        );
         let ratios = json!([expected["ratio_lo"], expected["ratio_hi"]]);
         close(id, &details["display_ci"], &ratios, 1e-9);
     }
@@ -195,7 +226,11 @@ fn coverage_follows_the_vectors() {
         let verdict = judge(&policy, &table, &table);
         for key in ["preview", "final", "replicates"] {
             let expected = &vector["expected"]["coverage"][key];
-            assert_eq!(&verdict.details["coverage"][key], expected, "{} {key}", vector["id"]);
+            assert_eq!(
+                &verdict.details["coverage"][key], expected,
+                "{} {key}",
+                vector["id"]
+            );
         }
     }
     assert_eq!(seen, 2);
@@ -225,7 +260,11 @@ fn reports_of_the_reference_follow_from_its_losses() {
     let runs = file["runs"].as_object().unwrap();
     assert_eq!(runs.len(), 4);
     for (name, run) in runs {
-        let verdict = judge(&reference_policy(), &baseline, &report_table(&run["windows"]));
+        let verdict = judge(
+            &reference_policy(),
+            &baseline,
+            &report_table(&run["windows"]),
+        );
         let details = &verdict.details;
         for (key, expected) in run["primary_metric"].as_object().unwrap() {
             // The reference names the interval's upper end as its basis, but decides by the point; `unstable` is the
@@ -249,7 +288,10 @@ fn reports_of_the_reference_follow_from_its_losses() {
             "preview_final_drift_acceptable",
             "primary_metric_tail_acceptable",
         ] {
-            assert_eq!(details["flags"][flag], run["validation"][flag], "{name} {flag}");
+            assert_eq!(
+                details["flags"][flag], run["validation"][flag],
+                "{name} {flag}"
+            );
         }
         assert_eq!(verdict.status, Status::Fail);
     }
@@ -279,10 +321,17 @@ fn losses_that_are_not_numbers() {
     assert_eq!(verdict.details["final"], Json::Null);
     assert_eq!(verdict.details["ci"], Json::Null);
     assert_eq!(verdict.details["flags"]["primary_metric_acceptable"], false);
-    assert_eq!(verdict.details["flags"]["preview_final_drift_acceptable"], false);
+    assert_eq!(
+        verdict.details["flags"]["preview_final_drift_acceptable"],
+        false
+    );
     assert_eq!(verdict.findings[0].code, "non_finite_pm");
 
-    let verdict = judge(&policy, &baseline, &table(&[2.0, f64::INFINITY, 3.0], &tokens));
+    let verdict = judge(
+        &policy,
+        &baseline,
+        &table(&[2.0, f64::INFINITY, 3.0], &tokens),
+    );
     assert_eq!(verdict.status, Status::Fail);
     assert_eq!(verdict.details["invalid"], false);
     assert_eq!(verdict.details["degraded_reason"], "non_finite_windows");
@@ -303,13 +352,29 @@ fn findings_name_figures() {
         "pm_tail": {"mode": "fail", "min_windows": 2, "quantile": 0.95, "quantile_max": 0.1, "mass_max": 0.5},
         "acceptance_range": {"min": 0.9, "max": 1.2},
     }));
-    let verdict = judge(&policy, &table(&[2.0, 2.1, 2.2], &tokens), &table(&[2.4, 2.6, 2.7], &tokens));
+    let verdict = judge(
+        &policy,
+        &table(&[2.0, 2.1, 2.2], &tokens),
+        &table(&[2.4, 2.6, 2.7], &tokens),
+    );
     let codes: Vec<&str> = verdict.findings.iter().map(|f| f.code.as_str()).collect();
-    assert_eq!(codes, ["ratio_over_limit", "token_floor", "quantile_max_exceeded", "tail_mass_exceeded"]);
+    assert_eq!(
+        codes,
+        [
+            "ratio_over_limit",
+            "token_floor",
+            "quantile_max_exceeded",
+            "tail_mass_exceeded"
+        ]
+    );
     assert_eq!(verdict.findings[0].limit, Some(1.202));
     assert_eq!(verdict.findings[1].value, Some(600.0));
 
-    let verdict = judge(&policy, &table(&[2.4, 2.6], &tokens[..2]), &table(&[2.0, 2.1], &tokens[..2]));
+    let verdict = judge(
+        &policy,
+        &table(&[2.4, 2.6], &tokens[..2]),
+        &table(&[2.0, 2.1], &tokens[..2]),
+    );
     assert_eq!(verdict.findings[0].code, "ratio_under_minimum");
 }
 
@@ -327,7 +392,12 @@ fn windows_must_match() {
     assert!(error.message().contains("share no window"), "{error}");
     let rows = arm("preview", vec![0.0], &[1.0, 2.0], &[1.0]);
     let error = PrimaryMetric::judge(&Policy::default(), &two, &Table::new(rows)).unwrap_err();
-    assert!(error.message().contains("1 window ids, 2 losses and 1 token counts"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("1 window ids, 2 losses and 1 token counts"),
+        "{error}"
+    );
     assert!(PrimaryMetric::judge(&Policy::default(), &two, &Table::default()).is_err());
 }
 
@@ -341,7 +411,13 @@ fn calibration_fits_the_drift_band() {
     let policy = reference_policy();
     let runs: Vec<Table> = [0.974, 1.021, 0.95, 1.012, 0.978].map(run).to_vec();
     let fitted = PrimaryMetric::calibrate(&policy, &runs).unwrap();
-    assert_eq!(fitted.drift_band, Some(Band { min: 0.8995, max: 1.0745 }));
+    assert_eq!(
+        fitted.drift_band,
+        Some(Band {
+            min: 0.8995,
+            max: 1.0745
+        })
+    );
     assert_eq!(fitted.pm_ratio, policy.pm_ratio);
     // Identical ratios give no band.
     let same = PrimaryMetric::calibrate(&policy, &[run(1.0), run(1.0)]).unwrap();
@@ -362,10 +438,22 @@ fn policies_are_checked() {
     }
     let model = ModelInfo::default();
     for (text, reason) in [
-        (r#"{"bootstrap": {"alpha": 0}}"#, "`bootstrap.alpha` must be between 0 and 1"),
-        (r#"{"bootstrap": {"replicates": 0}}"#, "`bootstrap.replicates` must be 1 to 1000000"),
-        (r#"{"acceptance_range": {"min": 2.0}}"#, "`acceptance_range.max` must be at least"),
-        (r#"{"pm_ratio": {"ratio_limit_base": 0}}"#, "`pm_ratio.ratio_limit_base` must be above 0"),
+        (
+            r#"{"bootstrap": {"alpha": 0}}"#,
+            "`bootstrap.alpha` must be between 0 and 1",
+        ),
+        (
+            r#"{"bootstrap": {"replicates": 0}}"#,
+            "`bootstrap.replicates` must be 1 to 1000000",
+        ),
+        (
+            r#"{"acceptance_range": {"min": 2.0}}"#,
+            "`acceptance_range.max` must be at least",
+        ),
+        (
+            r#"{"pm_ratio": {"ratio_limit_base": 0}}"#,
+            "`pm_ratio.ratio_limit_base` must be above 0",
+        ),
     ] {
         let policy: Policy = json::from_str(text).unwrap();
         let error = PrimaryMetric::plan(&policy, &model).unwrap_err();
