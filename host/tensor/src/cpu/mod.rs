@@ -7,9 +7,15 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{DType, Device, Error, Result, Summary, Tensor, program::Program};
 
+mod convert;
 pub mod linalg;
 pub mod matmul;
 pub mod network;
+pub mod noise;
+mod select;
+mod summary;
+
+use noise::Noise;
 
 /// The processor this program runs on.
 #[derive(Debug)]
@@ -54,21 +60,15 @@ impl Device for Cpu {
     }
 
     fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
-        crate::program::interpret(program, inputs, scalars)
+        self.install(|| crate::program::interpret(program, inputs, scalars))
     }
 
-    fn summary(&self, tensor: &Tensor, _summary: Summary) -> Result<f64> {
-        Err(Error::DType {
-            op: "summary",
-            dtype: tensor.dtype(),
-        })
+    fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64> {
+        summary::summary(self, tensor, summary)
     }
 
-    fn kth_magnitude(&self, tensor: &Tensor, _k: u64) -> Result<f32> {
-        Err(Error::DType {
-            op: "kth-magnitude",
-            dtype: tensor.dtype(),
-        })
+    fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32> {
+        select::kth_magnitude(self, tensor, k)
     }
 
     fn truncate_rank(&self, tensor: &Tensor, rank: u32, seed: u64) -> Result<Tensor> {
@@ -79,31 +79,19 @@ impl Device for Cpu {
         matmul::matmul_tensors(self, lhs, rhs)
     }
 
-    fn add_normal(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
-        Err(Error::DType {
-            op: "add-normal",
-            dtype: tensor.dtype(),
-        })
+    fn add_normal(&self, tensor: &Tensor, seed: u64, scale: f32) -> Result<Tensor> {
+        noise::add(self, tensor, Noise::Normal, seed, scale)
     }
 
-    fn add_uniform(&self, tensor: &Tensor, _seed: u64, _scale: f32) -> Result<Tensor> {
-        Err(Error::DType {
-            op: "add-uniform",
-            dtype: tensor.dtype(),
-        })
+    fn add_uniform(&self, tensor: &Tensor, seed: u64, scale: f32) -> Result<Tensor> {
+        noise::add(self, tensor, Noise::Uniform, seed, scale)
     }
 
-    fn reshape(&self, tensor: &Tensor, _shape: &[usize]) -> Result<Tensor> {
-        Err(Error::DType {
-            op: "reshape",
-            dtype: tensor.dtype(),
-        })
+    fn reshape(&self, tensor: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        convert::reshape(self, tensor, shape)
     }
 
-    fn convert(&self, tensor: &Tensor, _dtype: DType, _saturate: bool) -> Result<Tensor> {
-        Err(Error::DType {
-            op: "convert",
-            dtype: tensor.dtype(),
-        })
+    fn convert(&self, tensor: &Tensor, dtype: DType, saturate: bool) -> Result<Tensor> {
+        convert::convert(self, tensor, dtype, saturate)
     }
 }
