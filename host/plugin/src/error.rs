@@ -110,6 +110,24 @@ pub enum RegistryErrorKind {
         /// What there is, comma-separated.
         known: String,
     },
+    /// No plugin serves this type of scenario.
+    #[error("no {kind} plugin serves type `{name}`; served: {known}")]
+    UnknownType {
+        /// The kind that was looked for.
+        kind: PluginKind,
+        /// The type.
+        name: String,
+        /// The types that are served, comma-separated.
+        known: String,
+    },
+    /// Two plugins serve this type of scenario.
+    #[error("type `{name}` is already served by {}", first.display())]
+    TypeTwice {
+        /// The type.
+        name: String,
+        /// The manifest that was read first.
+        first: PathBuf,
+    },
     /// There is a plugin of this id but of another kind.
     #[error("plugin `{id}` is of kind `{found}`, but `{wanted}` is needed here")]
     Kind {
@@ -129,10 +147,12 @@ impl RegistryError {
                 Some("build the first-party components with `cargo xtask components`, or copy the plugin's .wasm there".into())
             }
             RegistryErrorKind::Manifest(_) => {
-                Some("a plugin.toml has the keys id, kind, version, interface and title".into())
+                Some("a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types".into())
             }
-            RegistryErrorKind::Duplicate { .. } => Some("rename or remove one of the two".into()),
-            RegistryErrorKind::Unknown { .. } => Some("give its folder with `--plugins`".into()),
+            RegistryErrorKind::Duplicate { .. } | RegistryErrorKind::TypeTwice { .. } => {
+                Some("rename or remove one of the two".into())
+            }
+            RegistryErrorKind::Unknown { .. } | RegistryErrorKind::UnknownType { .. } => Some("give its folder with `--plugins`".into()),
             RegistryErrorKind::Kind { .. } => None,
         }
     }
@@ -281,6 +301,14 @@ pub enum LoadErrorKind {
         /// What `plugin.toml` says.
         announced: String,
     },
+    /// The file is not the one that the registry saw.
+    #[error("component.wasm changed since it was found: digest was {expected}, is {found}")]
+    Changed {
+        /// SHA-256 when it was found.
+        expected: String,
+        /// SHA-256 now.
+        found: String,
+    },
     /// A limit of the load itself.
     #[error(transparent)]
     Limit(LimitExceeded),
@@ -303,6 +331,7 @@ impl LoadErrorKind {
                 LoadErrorKind::Mismatch(_) => "build the plugin again with the WIT files of the interface version that it names",
                 LoadErrorKind::Compile(_) => "threads, relaxed SIMD, 64-bit memories and other proposals are off, for reproducible results",
                 LoadErrorKind::Description { .. } => "make plugin.toml and the component's describe() agree",
+                LoadErrorKind::Changed { .. } => "do not replace components during a run; start it again",
                 LoadErrorKind::Limit(_) => return None,
             }
             .into(),

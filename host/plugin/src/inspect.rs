@@ -3,7 +3,7 @@
 //! Only names are read here; types are checked when the component is linked. Input is untrusted and may be cut anywhere.
 
 use semver::{Version, VersionReq};
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{ComponentInstance, Encoding, Instance, Parser, Payload};
 
 use crate::{LoadErrorKind, PluginKind};
 
@@ -34,6 +34,8 @@ pub struct Inspection {
     pub imports: Vec<String>,
     /// All export names, sorted.
     pub exports: Vec<String>,
+    /// How many core instances it may come to, at most.
+    pub instances: u64,
 }
 
 /// The range of interface versions that this host serves: before 1.0.0 the same minor, from then on the same major.
@@ -65,7 +67,11 @@ pub(crate) fn serves(version: &Version) -> bool {
 /// When the bytes are no component, when it is for no plugin world or another one, when it was built against an interface
 /// version that this host does not serve, or when it imports what this host does not offer.
 pub fn inspect(bytes: &[u8], announced: Option<PluginKind>) -> Result<Inspection, LoadErrorKind> {
-    let (mut imports, mut exports) = names(bytes)?;
+    let Outline {
+        mut imports,
+        mut exports,
+        instances,
+    } = outline(bytes)?;
     imports.sort_unstable();
     exports.sort_unstable();
     let mut kinds = Vec::new();
@@ -114,31 +120,64 @@ pub fn inspect(bytes: &[u8], announced: Option<PluginKind>) -> Result<Inspection
         interface,
         imports,
         exports,
+        instances,
     })
 }
 
-/// Import and export names at the component's top level.
-fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadErrorKind> {
+/// What is read from the bytes.
+struct Outline {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    instances: u64,
+}
+
+/// Import and export names at the component's top level, and a bound on its core instances.
+///
+/// A component may instantiate nested ones many times, those may do the same, and the compiler multiplies it all out. The
+/// product over all components of (1 + instantiations of components) bounds how often any one of them can occur, without
+/// following who instantiates whom.
+fn outline(bytes: &[u8]) -> Result<Outline, LoadErrorKind> {
     let malformed =
         |error: wasmparser::BinaryReaderError| LoadErrorKind::Malformed(error.to_string());
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
-    let mut depth = 0_usize;
+    // Instantiations of components in each component that is open.
+    let mut open: Vec<u64> = Vec::new();
+    let (mut occurrences, mut core_instances) = (1_u64, 0_u64);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(malformed)? {
             Payload::Version {
                 encoding: Encoding::Module,
                 ..
-            } if depth == 0 => return Err(LoadErrorKind::CoreModule),
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(section) if depth == 1 => {
+            } if open.is_empty() => return Err(LoadErrorKind::CoreModule),
+            Payload::Version { .. } => open.push(0),
+            Payload::End(_) => {
+                let inside = open.pop().unwrap_or_default();
+                occurrences = occurrences.saturating_mul(inside.saturating_add(1));
+            }
+            Payload::ComponentImportSection(section) if open.len() == 1 => {
                 for import in section {
                     imports.push(import.map_err(malformed)?.name.name.to_owned());
                 }
             }
-            Payload::ComponentExportSection(section) if depth == 1 => {
+            Payload::ComponentExportSection(section) if open.len() == 1 => {
                 for export in section {
                     exports.push(export.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if let Instance::Instantiate { .. } = instance.map_err(malformed)? {
+                        core_instances += 1;
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    if let ComponentInstance::Instantiate { .. } = instance.map_err(malformed)?
+                        && let Some(here) = open.last_mut()
+                    {
+                        *here += 1;
+                    }
                 }
             }
             _ => {}
@@ -149,7 +188,11 @@ fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadErrorKind> {
             )));
         }
     }
-    Ok((imports, exports))
+    Ok(Outline {
+        imports,
+        exports,
+        instances: occurrences.saturating_mul(core_instances),
+    })
 }
 
 /// `(interface, version)` of a name in our package; the version may be absent or odd.

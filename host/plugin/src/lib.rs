@@ -16,21 +16,41 @@
 //! This crate knows tensors only through [`packhost_tensor::Device`] and [`packhost_tensor::Tensor`]. It knows no models, no
 //! files but components, manifests, the lock file and its own cache. The generated bindings stay private.
 
+mod bindings;
+mod cache;
+mod call;
+mod check;
+mod convert;
+mod drafts;
+mod edit;
+mod engine;
 mod error;
+mod guard;
+mod injection;
 mod inspect;
+mod lend;
 mod limits;
 mod lock;
+mod plugin;
 mod registry;
+mod state;
 mod stats;
+mod tensors;
 mod types;
+mod wasi;
 
+pub use edit::EditPlugin;
+pub use engine::{CacheDir, Engine, EngineOptions};
 pub use error::{
     CallError, CallErrorClass, CallErrorKind, Error, LoadError, LoadErrorKind, LockError,
     LockProblem, RegistryError, RegistryErrorKind, Result,
 };
+pub use guard::GuardPlugin;
+pub use injection::InjectionPlugin;
 pub use inspect::{Inspection, inspect};
 pub use limits::{LimitExceeded, Limits};
 pub use lock::Lock;
+pub use plugin::Plugin;
 pub use registry::{Entry, Manifest, Registry};
 pub use stats::CallStats;
 pub use types::{

@@ -66,9 +66,11 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Elements over all function tables. Default 200 000, enough for language runtimes.
     pub table_elements: u64,
-    /// Core instances, and as many memories and tables, that one component may be made of. Exceeding it fails the load.
-    /// Default 64.
+    /// Core instances that one component may come to, its nested components multiplied out, and as many memories and as
+    /// many tables. Exceeding it fails the load. Default 1024.
     pub instances: u64,
+    /// Bytes of a component. Exceeding it fails the load. Default 64 MiB. Bounds the compiler's work only roughly.
+    pub component_bytes: u64,
     /// Bytes of call stack; one setting for the engine, so only the limits given to the engine count. Deeper recursion ends
     /// as a trap, not as a limit. Default 512 KiB. Does not cover a language's own stack in linear memory.
     pub stack_bytes: u64,
@@ -123,7 +125,8 @@ impl Default for Limits {
             fuel: 1 << 40,
             memory_bytes: 256 * MIB,
             table_elements: 200_000,
-            instances: 64,
+            instances: 1024,
+            component_bytes: 64 * MIB,
             stack_bytes: 512 * KIB,
             host_calls: 1_000_000,
             log_bytes: 64 * KIB,

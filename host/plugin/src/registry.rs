@@ -1,7 +1,7 @@
 //! Finding plugins: a folder tree in which each `plugin.toml` stands beside its `component.wasm`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -34,6 +34,9 @@ pub struct Manifest {
     pub interface: semver::Version,
     /// One line for people.
     pub title: String,
+    /// What scenarios call it by: the edit types (`quant_rtn`) or error types that it serves. One plugin may serve several.
+    #[serde(default)]
+    pub types: Vec<String>,
 }
 
 /// A plugin that was found: manifest, place and digest of the component.
@@ -165,6 +168,54 @@ impl Registry {
     /// The plugin `id`, if it is there.
     pub fn get(&self, id: &str) -> Option<&Entry> {
         self.entries.get(id).map(|(_, entry)| entry)
+    }
+
+    /// The plugin of `kind` that serves the scenario type `name`, such as `quant_rtn`.
+    ///
+    /// # Errors
+    /// When none does, with the types that are served, or when two claim it.
+    pub fn serving(&self, kind: PluginKind, name: &str) -> Result<&Entry> {
+        let of_kind = || {
+            self.entries
+                .values()
+                .filter(|(_, entry)| entry.kind() == kind)
+        };
+        let mut serving =
+            of_kind().filter(|(_, entry)| entry.manifest.types.iter().any(|served| served == name));
+        match (serving.next(), serving.next()) {
+            (Some((_, entry)), None) => Ok(entry),
+            (Some((first, _)), Some((path, _))) => {
+                let kind = RegistryErrorKind::TypeTwice {
+                    name: name.into(),
+                    first: first.clone(),
+                };
+                Err(RegistryError {
+                    path: path.clone(),
+                    kind,
+                }
+                .into())
+            }
+            (None, _) => {
+                let known: BTreeSet<&str> = of_kind()
+                    .flat_map(|(_, entry)| entry.manifest.types.iter().map(String::as_str))
+                    .collect();
+                let known = if known.is_empty() {
+                    "none".into()
+                } else {
+                    Vec::from_iter(known).join(", ")
+                };
+                let kind = RegistryErrorKind::UnknownType {
+                    kind,
+                    name: name.into(),
+                    known,
+                };
+                Err(RegistryError {
+                    path: "plugins".into(),
+                    kind,
+                }
+                .into())
+            }
+        }
     }
 
     /// The plugin `id`, which must be of `kind`.

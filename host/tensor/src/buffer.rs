@@ -23,7 +23,6 @@ impl Buffer {
     }
 
     /// Number of bytes.
-    #[cfg(feature = "cpu")]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
