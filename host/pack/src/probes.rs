@@ -28,9 +28,9 @@ pub struct RmtProbe {
     pub stable_guard: bool,
     /// One entry per family that is not stable, sorted by family.
     pub violations: Vec<EdgeViolation>,
-    /// Largest edge of each family in the unedited model; 0 without modules.
+    /// By family: the edge, in the unedited model, of the module that grew most; 0 without modules.
     pub edge_base: BTreeMap<String, f64>,
-    /// Largest edge of each family in the subject; 0 without modules.
+    /// By family: the edge of the same module in the subject.
     pub edge_cur: BTreeMap<String, f64>,
 }
 
@@ -46,10 +46,8 @@ pub fn rmt_probe(
     for (name, epsilon) in epsilon {
         let modules = || base.iter().filter(|(module, _)| family.get(*module) == Some(name)).filter_map(|(module, base)| Some((module, *base, *current.get(module)?)));
         let largest = |edges: &mut dyn Iterator<Item = f64>| edges.fold(0.0_f64, f64::max);
-        let (edge_base, edge_cur) = (largest(&mut modules().map(|(_, base, _)| base)), largest(&mut modules().map(|(_, _, current)| current)));
-        probe.stable_guard &= edge_cur <= (1.0 + epsilon) * edge_base;
-        probe.edge_base.insert(name.clone(), edge_base);
-        probe.edge_cur.insert(name.clone(), edge_cur);
+        let (largest_base, largest_cur) = (largest(&mut modules().map(|(_, base, _)| base)), largest(&mut modules().map(|(_, _, current)| current)));
+        probe.stable_guard &= largest_cur <= (1.0 + epsilon) * largest_base;
         let mut grown: Option<EdgeViolation> = None;
         for (module, edge_base, edge_cur) in modules() {
             let delta = if edge_base > 0.0 { edge_cur / edge_base - 1.0 } else if edge_cur > 0.0 { f64::INFINITY } else { 0.0 };
@@ -58,6 +56,8 @@ pub fn rmt_probe(
                 grown = Some(EdgeViolation { family: name.clone(), module: module.clone(), edge_base, edge_cur, delta, allowed });
             }
         }
+        probe.edge_base.insert(name.clone(), grown.as_ref().map_or(0.0, |module| module.edge_base));
+        probe.edge_cur.insert(name.clone(), grown.as_ref().map_or(0.0, |module| module.edge_cur));
         if let Some(violation) = grown.filter(|module| module.edge_cur > module.allowed) {
             probe.stable = false;
             probe.violations.push(violation);

@@ -29,16 +29,18 @@ pub fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// All files below a directory, sorted, with their bytes.
+/// All files below a directory, sorted, with their bytes; of a link its target.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     fn collect(folder: &Path, root: &Path, files: &mut Vec<(String, Vec<u8>)>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            if kind.is_dir() {
                 collect(&path, root, files);
-            } else {
-                files.push((path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()));
+                continue;
             }
+            let bytes = if kind.is_symlink() { fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes() } else { fs::read(&path).unwrap() };
+            files.push((path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), bytes));
         }
     }
     let mut all = Vec::new();
