@@ -42,7 +42,11 @@ pub fn number(value: f64) -> String {
     match exponent.parse::<i32>() {
         Ok(power) if (-4..16).contains(&power) => {
             let plain = value.to_string();
-            if plain.contains('.') { plain } else { plain + ".0" }
+            if plain.contains('.') {
+                plain
+            } else {
+                plain + ".0"
+            }
         }
         Ok(power) => {
             let sign = if power < 0 { '-' } else { '+' };

@@ -78,7 +78,10 @@ impl Dataset {
                 .ok_or_else(|| bad("is not a JSON object".into()))?;
             let value = object.get(field).ok_or_else(|| {
                 let known: Vec<&str> = object.keys().map(String::as_str).collect();
-                bad(format!("has no field `{field}` (it has: {})", known.join(", ")))
+                bad(format!(
+                    "has no field `{field}` (it has: {})",
+                    known.join(", ")
+                ))
             })?;
             let text = value
                 .as_str()
@@ -196,7 +199,10 @@ mod tests {
 
     #[test]
     fn json_lines() {
-        let path = file(".jsonl", b"{\"text\": \"a b\"}\n\n{\"text\": \"  \"}\n{\"text\": \"c\\nd\"}");
+        let path = file(
+            ".jsonl",
+            b"{\"text\": \"a b\"}\n\n{\"text\": \"  \"}\n{\"text\": \"c\\nd\"}",
+        );
         let data = Dataset::open(&path).unwrap();
         assert_eq!(data.texts(), ["a b", "c\nd"]);
         assert_eq!(data.provider().name(), "local_jsonl");
@@ -208,19 +214,34 @@ mod tests {
         for (content, line, reason) in [
             (&b"{\"text\": \"a\"}\n{oops"[..], 2, "is not JSON"),
             (b"[1]\n", 1, "is not a JSON object"),
-            (b"{\"body\": \"a\"}\n", 1, "has no field `text` (it has: body)"),
+            (
+                b"{\"body\": \"a\"}\n",
+                1,
+                "has no field `text` (it has: body)",
+            ),
             (b"\n\n{\"text\": 7}\n", 3, "field `text` is not text"),
             (b"{\"text\": \"a\"}\n\xff\n", 2, "is not UTF-8"),
         ] {
             let path = file(".jsonl", content);
             let message = Dataset::open(&path).unwrap_err().to_string();
-            assert!(message.contains(&format!("line {line}: {reason}")), "{message}");
+            assert!(
+                message.contains(&format!("line {line}: {reason}")),
+                "{message}"
+            );
         }
         let path = file(".jsonl", b"\n  \n{\"text\": \"\"}\n");
         let message = Dataset::open(&path).unwrap_err().to_string();
-        assert!(message.contains("the data set is empty: 3 lines"), "{message}");
-        let message = Dataset::open(Path::new("no/such.jsonl")).unwrap_err().to_string();
-        assert!(message.starts_with("no/such.jsonl: cannot be read"), "{message}");
+        assert!(
+            message.contains("the data set is empty: 3 lines"),
+            "{message}"
+        );
+        let message = Dataset::open(Path::new("no/such.jsonl"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("no/such.jsonl: cannot be read"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -228,6 +249,9 @@ mod tests {
         let path = file(".txt", b"\none\ntwo\n\n\nthree\n");
         assert_eq!(Dataset::open(&path).unwrap().texts(), ["one\ntwo", "three"]);
         let path = file(".txt", b"one\ntwo\nthree\n\n");
-        assert_eq!(Dataset::open(&path).unwrap().texts(), ["one", "two", "three"]);
+        assert_eq!(
+            Dataset::open(&path).unwrap().texts(),
+            ["one", "two", "three"]
+        );
     }
 }

@@ -36,7 +36,9 @@ pub enum Error {
         lines: usize,
     },
     /// Fewer windows can be drawn than were asked for.
-    #[error("too few windows: {preview} preview and {final_} final were asked for, but of {texts} texts only {usable} can be used ({short} are shorter than two tokens, {duplicates} repeat another); ask for fewer windows or give more text")]
+    #[error(
+        "too few windows: {preview} preview and {final_} final were asked for, but of {texts} texts only {usable} can be used ({short} are shorter than two tokens, {duplicates} repeat another); ask for fewer windows or give more text"
+    )]
     TooFewWindows {
         /// Preview windows asked for.
         preview: usize,
@@ -52,7 +54,9 @@ pub enum Error {
         duplicates: usize,
     },
     /// Removing duplicates left fewer windows than the profile allows.
-    #[error("too few distinct windows: {requested} per arm were asked for; without repeated texts {left} would be left, below the floor of {floor} of profile {profile}; give text that repeats less")]
+    #[error(
+        "too few distinct windows: {requested} per arm were asked for; without repeated texts {left} would be left, below the floor of {floor} of profile {profile}; give text that repeats less"
+    )]
     BelowWindowFloor {
         /// Windows per arm asked for.
         requested: usize,
@@ -64,7 +68,9 @@ pub enum Error {
         profile: &'static str,
     },
     /// No text has two tokens, so nothing can be scored.
-    #[error("too few tokens: none of {texts} texts has two tokens within the window length of {seq_len}; a window needs at least two to have a loss")]
+    #[error(
+        "too few tokens: none of {texts} texts has two tokens within the window length of {seq_len}; a window needs at least two to have a loss"
+    )]
     TooFewTokens {
         /// Texts in the data set.
         texts: usize,
@@ -72,7 +78,9 @@ pub enum Error {
         seq_len: usize,
     },
     /// Windows do not reach the tier's coverage in a profile that demands it.
-    #[error("too few windows for tier {tier} in profile {profile}: {what} {used}, required {required}; ask for more windows or replicates, or use profile dev")]
+    #[error(
+        "too few windows for tier {tier} in profile {profile}: {what} {used}, required {required}; ask for more windows or replicates, or use profile dev"
+    )]
     Coverage {
         /// Which count.
         what: &'static str,

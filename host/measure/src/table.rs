@@ -186,7 +186,10 @@ impl Table {
         let json: Json =
             serde_json::from_str(text).map_err(|error| bad(format!("is not JSON: {error}")))?;
         if json["schema"] != SCHEMA {
-            return Err(bad(format!("schema must be `{SCHEMA}`, not {}", json["schema"])));
+            return Err(bad(format!(
+                "schema must be `{SCHEMA}`, not {}",
+                json["schema"]
+            )));
         }
         let rows = json["rows"]
             .as_array()
@@ -199,7 +202,8 @@ impl Table {
                     .ok_or_else(|| bad(format!("row {position}: `{key}` is missing or not text")))
             };
             let number = |value: &Json| {
-                read_number(value).ok_or_else(|| bad(format!("row {position}: {value} is no number")))
+                read_number(value)
+                    .ok_or_else(|| bad(format!("row {position}: {value} is no number")))
             };
             let value = if let Some(value) = row.get("number") {
                 Value::Number(number(value)?)
@@ -221,7 +225,8 @@ impl Table {
         }
         if table.to_json() != text {
             return Err(bad(
-                "is not in canonical form (extra keys, spaces or other spellings of numbers)".into(),
+                "is not in canonical form (extra keys, spaces or other spellings of numbers)"
+                    .into(),
             ));
         }
         Ok(table)
@@ -292,7 +297,10 @@ mod tests {
             (text.replace("3.0", "true"), "no number"),
             (text.replace("kl.max", "zz"), "out of order"),
             (text.replace("v1", "v2"), "schema"),
-            (text.replace("\"scope\":\"model\"}", "\"scope\":\"model\",\"x\":1}"), "canonical"),
+            (
+                text.replace("\"scope\":\"model\"}", "\"scope\":\"model\",\"x\":1}"),
+                "canonical",
+            ),
             (text.replace("\"final\"", "7"), "`scope`"),
             (text[..40].to_owned(), "not JSON"),
         ];

@@ -194,7 +194,7 @@ pub struct PolicyInputs<'a> {
     pub profile: Profile,
     /// The edit's type, such as `quant_rtn`, where the edit itself adjusts policies.
     pub edit: Option<&'a str>,
-    /// Explicit overrides in the shape of the result; [`crate::preset::overrides`] makes them from a preset.
+    /// Explicit overrides in the shape of the result; a preset is one source of them.
     pub overrides: Option<&'a Value>,
 }
 
@@ -293,7 +293,11 @@ impl Policies {
     pub fn for_guard(&self, id: &str, options: &MetricOptions) -> Value {
         if id != "primary-metric" {
             let section = self.section(&id.replace('-', "_"));
-            return if section.is_null() { json!({}) } else { section.clone() };
+            return if section.is_null() {
+                json!({})
+            } else {
+                section.clone()
+            };
         }
         let mut policy = self.section("metrics").clone();
         let floor = self.tier.coverage();
@@ -307,7 +311,10 @@ impl Policies {
             }),
         );
         if let Some((low, high)) = self.profile.acceptance_range() {
-            merge(&mut policy, &json!({"acceptance_range": {"min": low, "max": high}}));
+            merge(
+                &mut policy,
+                &json!({"acceptance_range": {"min": low, "max": high}}),
+            );
         }
         if let Some(Value::Object(explicit)) = self.sections.get("primary_metric") {
             if let Value::Object(policy) = &mut policy {
@@ -344,7 +351,9 @@ fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
     };
     for (section, keys) in overrides {
         let Some(keys) = keys.as_object() else {
-            return Err(Error::Policy(format!("override `{section}` must be an object")));
+            return Err(Error::Policy(format!(
+                "override `{section}` must be an object"
+            )));
         };
         let known: Vec<&str> = match sections[section].as_object() {
             Some(known) => known.keys().map(String::as_str).collect(),
@@ -371,7 +380,9 @@ fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
                     )));
                 }
             } else if inner.is_some() && !value.is_object() {
-                return Err(Error::Policy(format!("override `{section}.{key}` must be an object")));
+                return Err(Error::Policy(format!(
+                    "override `{section}.{key}` must be an object"
+                )));
             }
         }
     }
@@ -384,7 +395,11 @@ fn collect_paths(value: &Value, prefix: &str, out: &mut Vec<String>) {
             let mut keys: Vec<&String> = object.keys().collect();
             keys.sort();
             for key in keys {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let path = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 collect_paths(&object[key], &path, out);
             }
         }

@@ -65,7 +65,10 @@ fn vectors_hold() {
                 let windows = select(&texts, &bytes, &plan).unwrap();
                 let want = json!([expected["preview_indices"], expected["final_indices"]]);
                 assert_eq!(drawn(&windows), want, "{id}");
-                for (arm, key) in [(&windows.preview, "preview_tokens"), (&windows.final_, "final_tokens")] {
+                for (arm, key) in [
+                    (&windows.preview, "preview_tokens"),
+                    (&windows.final_, "final_tokens"),
+                ] {
                     let lengths: Vec<usize> = arm.iter().map(|w| w.tokens.len()).collect();
                     assert_eq!(json!(lengths), expected[key], "{id}");
                 }
@@ -86,8 +89,10 @@ fn vectors_hold() {
             }
             "stratify" => {
                 let values = vector["difficulties"].as_array().unwrap().iter();
-                let items: Vec<(f64, usize)> =
-                    values.enumerate().map(|(i, d)| (d.as_f64().unwrap(), i)).collect();
+                let items: Vec<(f64, usize)> = values
+                    .enumerate()
+                    .map(|(i, d)| (d.as_f64().unwrap(), i))
+                    .collect();
                 let (preview, final_) =
                     stratify(&items, count(vector, "preview_n"), count(vector, "final_n"));
                 let want = json!([expected["preview"], expected["final"]]);
@@ -141,11 +146,18 @@ fn pairing_vectors_hold() {
             continue;
         }
         seen += 1;
-        let list = |key: &str| -> Vec<Vec<u32>> { serde_json::from_value(vector[key].clone()).unwrap() };
+        let list =
+            |key: &str| -> Vec<Vec<u32>> { serde_json::from_value(vector[key].clone()).unwrap() };
         let mut windows = list("preview_tokens");
         windows.extend(list("final_tokens"));
         let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
-        let got = Pairing::new(count(vector, "seq_len"), count(vector, "stride"), &windows, 4, 4);
+        let got = Pairing::new(
+            count(vector, "seq_len"),
+            count(vector, "stride"),
+            &windows,
+            4,
+            4,
+        );
         let got = json!({
             "overlap_fraction": got.overlap_fraction,
             "duplicate_fraction": got.duplicate_fraction,
@@ -179,7 +191,10 @@ fn file_order_takes_the_first_texts() {
     texts[2] = "x".into(); // One token: no loss, so it is passed over.
     let windows = select(&texts, &bytes, &base()).unwrap();
     assert_eq!(drawn(&windows), json!([[0, 1, 3, 4], [5, 6, 7, 8]]));
-    assert_eq!(windows.all().map(|w| w.id).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    assert_eq!(
+        windows.all().map(|w| w.id).collect::<Vec<_>>(),
+        (0..8).collect::<Vec<_>>()
+    );
     assert!(windows.all().all(|w| w.tokens.len() <= 16));
     assert_eq!((windows.short, windows.duplicates), (1, 0));
 }
@@ -189,12 +204,21 @@ fn repeated_texts_shrink_file_order() {
     // Text 59 repeats text 0: 30 per arm do not work, 25 do.
     let mut texts = numbered(60);
     texts[59] = texts[0].clone();
-    let plan = WindowPlan { preview: 30, final_: 30, ..base() };
+    let plan = WindowPlan {
+        preview: 30,
+        final_: 30,
+        ..base()
+    };
     let windows = select(&texts, &bytes, &plan).unwrap();
     assert_eq!((windows.preview.len(), windows.final_.len()), (25, 25));
     assert_eq!((windows.reductions.len(), windows.duplicates), (1, 1));
-    let error = select(&vec!["the same".to_owned(); 60], &bytes, &plan).unwrap_err().to_string();
-    assert!(error.contains("below the floor of 15 of profile dev"), "{error}");
+    let error = select(&vec!["the same".to_owned(); 60], &bytes, &plan)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("below the floor of 15 of profile dev"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -202,7 +226,12 @@ fn runs_differ_and_repeat() {
     let texts = numbered(200);
     for selection in [Selection::Stratified, Selection::Shuffled] {
         let draw = |seed, run| {
-            let plan = WindowPlan { seed, run, selection, ..base() };
+            let plan = WindowPlan {
+                seed,
+                run,
+                selection,
+                ..base()
+            };
             drawn(&select(&texts, &bytes, &plan).unwrap())
         };
         assert_eq!(draw(42, 0), draw(42, 0));
@@ -213,8 +242,15 @@ fn runs_differ_and_repeat() {
 
 #[test]
 fn errors_name_counts() {
-    for selection in [Selection::FileOrder, Selection::Stratified, Selection::Shuffled] {
-        let plan = WindowPlan { selection, ..base() };
+    for selection in [
+        Selection::FileOrder,
+        Selection::Stratified,
+        Selection::Shuffled,
+    ] {
+        let plan = WindowPlan {
+            selection,
+            ..base()
+        };
         let mut texts = numbered(6);
         texts.push("x".into());
         let error = select(&texts, &bytes, &plan).unwrap_err().to_string();
@@ -222,15 +258,35 @@ fn errors_name_counts() {
             error.contains("4 preview and 4 final were asked for, but of 7 texts only 6 can be used (1 are shorter than two tokens, 0 repeat another)"),
             "{error}"
         );
-        let error = select(&["x".to_owned()], &bytes, &plan).unwrap_err().to_string();
+        let error = select(&["x".to_owned()], &bytes, &plan)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("none of 1 texts has two tokens"), "{error}");
     }
     let texts = vec!["the same".to_owned(); 20];
-    let plan = WindowPlan { selection: Selection::Shuffled, ..base() };
+    let plan = WindowPlan {
+        selection: Selection::Shuffled,
+        ..base()
+    };
     let error = select(&texts, &bytes, &plan).unwrap_err().to_string();
-    assert!(error.contains("only 1 can be used (0 are shorter than two tokens, 19 repeat another)"), "{error}");
-    let plan = WindowPlan { seq_len: 1, ..base() };
-    assert!(matches!(select(&texts, &bytes, &plan), Err(Error::WindowPlan(_))));
-    let plan = WindowPlan { preview: 0, ..base() };
-    assert!(matches!(select(&texts, &bytes, &plan), Err(Error::WindowPlan(_))));
+    assert!(
+        error.contains("only 1 can be used (0 are shorter than two tokens, 19 repeat another)"),
+        "{error}"
+    );
+    let plan = WindowPlan {
+        seq_len: 1,
+        ..base()
+    };
+    assert!(matches!(
+        select(&texts, &bytes, &plan),
+        Err(Error::WindowPlan(_))
+    ));
+    let plan = WindowPlan {
+        preview: 0,
+        ..base()
+    };
+    assert!(matches!(
+        select(&texts, &bytes, &plan),
+        Err(Error::WindowPlan(_))
+    ));
 }

@@ -43,11 +43,7 @@ pub fn difficulty(texts: &[&str]) -> Vec<f64> {
 /// Evenly spaced ranks are picked, consecutive ranks go to different arms with alternating precedence, and up to 100
 /// swaps of extremes narrow the difference of the arms' means.
 #[must_use]
-pub fn stratify(
-    items: &[(f64, usize)],
-    preview: usize,
-    final_: usize,
-) -> (Vec<usize>, Vec<usize>) {
+pub fn stratify(items: &[(f64, usize)], preview: usize, final_: usize) -> (Vec<usize>, Vec<usize>) {
     let order = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
     let mut ranked = items.to_vec();
     ranked.sort_by(order);
@@ -104,8 +100,7 @@ fn balance(first: &mut Vec<(f64, usize)>, second: &mut Vec<(f64, usize)>) {
     if first.is_empty() || second.is_empty() {
         return;
     }
-    let mean =
-        |arm: &[(f64, usize)]| arm.iter().map(|item| item.0).sum::<f64>() / arm.len() as f64;
+    let mean = |arm: &[(f64, usize)]| arm.iter().map(|item| item.0).sum::<f64>() / arm.len() as f64;
     for _ in 0..100 {
         let gap = mean(first) - mean(second);
         if gap.abs() <= 1e-4 {
