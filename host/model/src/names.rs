@@ -71,7 +71,7 @@ enum Group {
     Unknown,
 }
 
-/// Path segments of parts that are not the language model.
+/// Path segments of parts that are not the language model, in the order in which they are walked.
 const TOWERS: [&str; 7] = [
     "vision_tower",
     "vision_model",
@@ -175,7 +175,7 @@ pub(crate) fn classify(name: &str) -> Place {
         _ => (name, 2),
     };
     let segments: Vec<&str> = stem.split('.').collect();
-    let tower = segments.iter().any(|segment| TOWERS.contains(segment));
+    let tower = TOWERS.iter().position(|tower| segments.contains(tower));
     let layered = layer_of(&segments);
 
     let mut place = Place {
@@ -192,8 +192,9 @@ pub(crate) fn classify(name: &str) -> Place {
             natural: natural_key(name),
         },
     };
-    if tower {
+    if let Some(tower) = tower {
         place.order.group = Group::Tower;
+        place.order.slot = tower;
         // A tower is walked as a whole: within it, natural order.
         place.order.suffix = 0;
         return place;
