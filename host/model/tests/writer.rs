@@ -105,7 +105,7 @@ fn only_touched_shards_are_written_and_links_are_links() {
         let mut overlay = Overlay::new(Arc::clone(&base));
         overlay.put(TARGET, zeros(DType::BF16, &[12, 8])).unwrap();
         let report = write_checkpoint(&overlay, &target, &options(link)).unwrap();
-        assert_eq!(report.rewritten, [touched.clone()]);
+        assert_eq!(report.rewritten, std::slice::from_ref(&touched));
         let (linked, copied) = if link == LinkMode::Copy {
             (vec![], kept.clone())
         } else {

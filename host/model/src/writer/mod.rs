@@ -3,7 +3,7 @@
 //! The new checkpoint has the baseline's layout: the same shards under the same names. Shards in which nothing changes are
 //! copied or linked; the others are written anew, header first and then one tensor after the other, so that a writer holds
 //! one tensor at a time however large the model is. Everything goes to a hidden sibling of the target that is renamed into
-//! place when it is complete and has been opened once ([`staging`]); a failure leaves nothing behind. The same input gives
+//! place when it is complete and has been opened once (module `staging`); a failure leaves nothing behind. The same input gives
 //! the same bytes.
 
 mod layout;

@@ -54,7 +54,7 @@ pub fn safetensors(tensors: &[Raw]) -> Vec<u8> {
 /// A file with this header, padded, and this data.
 pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     let mut header = header.to_owned();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
