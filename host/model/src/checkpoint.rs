@@ -45,8 +45,8 @@ pub struct Checkpoint {
 /// The index file's JSON.
 #[derive(Deserialize)]
 struct Index {
-    #[serde(default)]
-    metadata: Map<String, Value>,
+    /// Absent or null in some files.
+    metadata: Option<Map<String, Value>>,
     weight_map: UniqueMap,
 }
 
@@ -99,7 +99,7 @@ impl Checkpoint {
             config,
             config_json,
             shards,
-            index_metadata: index.map(|index| index.metadata),
+            index_metadata: index.map(|index| index.metadata.unwrap_or_default()),
             tensors: Vec::new(),
             places,
         };
@@ -157,6 +157,13 @@ impl Checkpoint {
     pub fn release(&self, name: &str) {
         if let Ok((shard, entry)) = self.locate(name) {
             shard.release(entry);
+        }
+    }
+
+    /// Starts reading the tensor called `name`; see [`Shard::prefetch`]. Unknown names are ignored.
+    pub fn prefetch(&self, name: &str) {
+        if let Ok((shard, entry)) = self.locate(name) {
+            shard.prefetch(entry);
         }
     }
 

@@ -141,7 +141,8 @@ impl Config {
     /// Reads `json`, the contents of the file `path` (which is only named in errors).
     ///
     /// # Errors
-    /// When a known field is of the wrong kind or out of range.
+    /// When the architecture is served and a field is of the wrong kind or out of range; when there are absurdly many
+    /// layers or experts.
     pub fn parse(json: &Value, path: &Path) -> Result<Self> {
         let Value::Object(object) = json else {
             return Err(Error::Config {
@@ -153,6 +154,7 @@ impl Config {
         Reader {
             object,
             path,
+            known: true,
             problems: Vec::new(),
         }
         .read()
@@ -220,6 +222,9 @@ impl<T> Field<T> {
 struct Reader<'a> {
     object: &'a Map<String, Value>,
     path: &'a Path,
+    /// Whether the architecture is served. What fields of others mean is their own affair, so there a value of the wrong
+    /// kind is one more thing that stands in the way of a forward pass, but no error.
+    known: bool,
     problems: Vec<String>,
 }
 
@@ -228,6 +233,7 @@ impl<'a> Reader<'a> {
         let class_name = self.class_name()?;
         let model_type = self.text("model_type")?;
         let architecture = Architecture::from_names(class_name, model_type);
+        self.known = architecture.is_some();
         let architecture_name = class_name.or(model_type).unwrap_or("unknown").to_owned();
         match architecture {
             None => {
@@ -279,10 +285,8 @@ impl<'a> Reader<'a> {
                 _ => 1e-6,
             });
         if !(rms_norm_eps.is_finite() && rms_norm_eps >= 0.0) {
-            return Err(self.wrong(
-                "rms_norm_eps",
-                format!("is {rms_norm_eps}, it should be finite and not negative"),
-            ));
+            let problem = format!("is {rms_norm_eps}, it should be finite and not negative");
+            self.refuse("rms_norm_eps", problem)?;
         }
         let rope_theta = self.rope_theta(architecture)?;
         self.activation(architecture)?;
@@ -351,6 +355,15 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A value that cannot be used: an error where the architecture is served, else one more problem.
+    fn refuse(&mut self, field: &str, problem: impl Into<String>) -> Result<()> {
+        if self.known {
+            return Err(self.wrong(field, problem));
+        }
+        self.problems.push(format!("`{field}` {}", problem.into()));
+        Ok(())
+    }
+
     fn wrong(&self, field: &str, problem: impl Into<String>) -> Error {
         Error::Config {
             path: self.path.into(),
@@ -360,7 +373,7 @@ impl<'a> Reader<'a> {
     }
 
     fn field<T>(
-        &self,
+        &mut self,
         name: &str,
         expected: &str,
         read: impl Fn(&'a Value) -> Option<T>,
@@ -370,27 +383,30 @@ impl<'a> Reader<'a> {
             Some(Value::Null) => Ok(Field::Null),
             Some(value) => match read(value) {
                 Some(value) => Ok(Field::Value(value)),
-                None => Err(self.wrong(
-                    name,
-                    format!("is {}, it should be {expected}", shown(value)),
-                )),
+                None => {
+                    self.refuse(
+                        name,
+                        format!("is {}, it should be {expected}", shown(value)),
+                    )?;
+                    Ok(Field::Absent)
+                }
             },
         }
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+    fn text(&mut self, name: &str) -> Result<Option<&'a str>> {
         Ok(self.field(name, "text", Value::as_str)?.value())
     }
 
-    fn flag(&self, name: &str) -> Result<Field<bool>> {
+    fn flag(&mut self, name: &str) -> Result<Field<bool>> {
         self.field(name, "true or false", Value::as_bool)
     }
 
-    fn number(&self, name: &str) -> Result<Field<f64>> {
+    fn number(&mut self, name: &str) -> Result<Field<f64>> {
         self.field(name, "a number", Value::as_f64)
     }
 
-    fn count(&self, name: &str) -> Result<Field<usize>> {
+    fn count(&mut self, name: &str) -> Result<Field<usize>> {
         self.field(name, "a whole number, zero or more", |value| {
             value.as_u64().and_then(|n| usize::try_from(n).ok())
         })
@@ -418,7 +434,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn class_name(&self) -> Result<Option<&'a str>> {
+    fn class_name(&mut self) -> Result<Option<&'a str>> {
         let list = self.field("architectures", "a list of text", |value| {
             value
                 .as_array()?
@@ -470,13 +486,13 @@ impl<'a> Reader<'a> {
                 continue;
             };
             if let Some(value) = rope.get("rope_theta").filter(|value| !value.is_null()) {
-                let inner = value.as_f64().ok_or_else(|| {
-                    self.wrong(
-                        &format!("{name}.rope_theta"),
-                        format!("is {}, it should be a number", shown(value)),
-                    )
-                })?;
-                theta = Some(inner);
+                match value.as_f64() {
+                    Some(inner) => theta = Some(inner),
+                    None => {
+                        let problem = format!("is {}, it should be a number", shown(value));
+                        self.refuse(&format!("{name}.rope_theta"), problem)?;
+                    }
+                }
             }
             // Older files say `type`, and `linear` or `dynamic` beside a `factor`.
             for key in ["rope_type", "type"] {
@@ -514,10 +530,10 @@ impl<'a> Reader<'a> {
             1e4
         });
         if !(theta.is_finite() && theta > 0.0) {
-            return Err(self.wrong(
+            self.refuse(
                 "rope_theta",
                 format!("is {theta}, it should be finite and positive"),
-            ));
+            )?;
         }
         Ok(theta)
     }
@@ -558,7 +574,7 @@ impl<'a> Reader<'a> {
             Some(Architecture::Mixtral) | None => window.value(),
         };
         if window == Some(0) {
-            return Err(self.wrong("sliding_window", "is 0, it should be null or at least 1"));
+            self.refuse("sliding_window", "is 0, it should be null or at least 1")?;
         }
         let sliding_layers = match architecture {
             Some(Architecture::Qwen2 | Architecture::Qwen3) => {
@@ -605,7 +621,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `dtype`, or `torch_dtype` in older files. A name that is not known is no obstacle: tensors have their own.
-    fn dtype(&self) -> Result<Option<DType>> {
+    fn dtype(&mut self) -> Result<Option<DType>> {
         let name = match self.text("dtype")? {
             Some(name) => Some(name),
             None => self.text("torch_dtype")?,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use packhost_tensor::Tensor;
 
 use crate::{
@@ -132,6 +132,19 @@ impl Shard {
     /// [`release`](Self::release) for the whole file.
     pub fn release_all(&self) {
         self.release_bytes(0, self.bytes.len());
+    }
+
+    /// Tells the kernel that the bytes of `entry` are needed soon, so that it reads them in large pieces meanwhile.
+    /// Touching a mapping cold without this reads it in small ones.
+    pub fn prefetch(&self, entry: &Entry) {
+        let (start, len) = (
+            self.header.data_start + entry.start,
+            entry.end - entry.start,
+        );
+        if len > 0 && start.saturating_add(len) <= self.map.len() {
+            // Advice only.
+            drop(self.map.advise_range(Advice::WillNeed, start, len));
+        }
     }
 
     fn release_bytes(&self, start: usize, len: usize) {

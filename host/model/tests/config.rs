@@ -302,6 +302,14 @@ fn other_architectures_open_but_do_not_run() {
     let expected = "run a network of type GPT2LMHeadModel: the architectures served are LlamaForCausalLM, \
                     MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MixtralForCausalLM";
     assert!(message.starts_with(expected), "{message}");
+    let message = problems(&json!({
+        "architectures": ["OddModel"], "intermediate_size": [4, 8], "sliding_window": 0, "rope_theta": "none",
+    }));
+    assert!(
+        message.contains("`intermediate_size` is [4,8], it should be a whole number"),
+        "{message}"
+    );
+    assert!(message.contains("`rope_theta` is \"none\""), "{message}");
     assert!(
         problems(&with(Architecture::Llama, json!({"model_type": "gemma"})))
             .contains("`model_type` is gemma")

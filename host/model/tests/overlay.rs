@@ -242,7 +242,9 @@ fn a_changed_configuration_changes_everything_but_ties_only_the_head() {
 
     let mut overlay = Overlay::new(Arc::clone(&base));
     let before = overlay.config_json().clone();
-    assert!(overlay.set_config(json!({"hidden_size": "wide"})).is_err());
+    let mut wrong = before.clone();
+    wrong["hidden_size"] = json!("wide");
+    assert!(overlay.set_config(wrong).is_err());
     assert_eq!(
         (overlay.config_json(), overlay.config_changed()),
         (&before, false)

@@ -125,6 +125,15 @@ pub struct WriteReport {
     pub bytes_written: u64,
 }
 
+/// Whether the baseline's values of changed tensors will be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// Yes: the next one's may be fetched while this one is computed.
+    Read,
+    /// No.
+    Keep,
+}
+
 /// A checkpoint in the making. Dropping it unfinished removes what was written.
 #[derive(Debug)]
 pub struct CheckpointWriter {
@@ -186,16 +195,25 @@ impl CheckpointWriter {
     }
 
     /// Writes the changed shards and gives the writer back; after a failure there is none to give. `produce` is asked for each changed tensor exactly once, in the order of the files; what
-    /// it returns is written and dropped before it is asked again, and the baseline's pages are let go.
+    /// it returns is written and dropped before it is asked again. The baseline's values of the tensor to come are read
+    /// ahead meanwhile, and let go after their turn.
     ///
     /// # Errors
     /// What `produce` says; when it returns another shape or dtype than announced; when the system refuses.
     pub fn write<E: From<Error>>(
+        self,
+        produce: impl FnMut(&TensorMeta) -> Result<Tensor, E>,
+    ) -> Result<Self, E> {
+        self.write_all(Ahead::Read, produce)
+    }
+
+    fn write_all<E: From<Error>>(
         mut self,
+        ahead: Ahead,
         mut produce: impl FnMut(&TensorMeta) -> Result<Tensor, E>,
     ) -> Result<Self, E> {
         for shard in std::mem::take(&mut self.pending) {
-            self.write_shard(&shard, &mut produce)?;
+            self.write_shard(&shard, ahead, &mut produce)?;
             self.report.rewritten.push(shard.name);
         }
         Ok(self)
@@ -286,6 +304,7 @@ impl CheckpointWriter {
     fn write_shard<E: From<Error>>(
         &mut self,
         shard: &NewShard,
+        ahead: Ahead,
         produce: &mut impl FnMut(&TensorMeta) -> Result<Tensor, E>,
     ) -> Result<(), E> {
         let path = self.path(&shard.name);
@@ -295,7 +314,13 @@ impl CheckpointWriter {
         // Every rewritten shard replaces one of the same name, even if all its tensors are new.
         let source_path = self.base.dir().join(&shard.name);
         let mut source = File::open(&source_path).map_err(Error::io("open", &source_path))?;
-        for (entry, origin) in shard.header.entries.iter().zip(&shard.sources) {
+        let mut items = shard.header.entries.iter().zip(&shard.sources).peekable();
+        while let Some((entry, origin)) = items.next() {
+            if let Some((next, Source::Produced)) = items.peek()
+                && ahead == Ahead::Read
+            {
+                self.base.prefetch(&next.name);
+            }
             match origin {
                 Source::File { offset } => {
                     output.copy(
@@ -359,7 +384,10 @@ pub fn write_checkpoint(
             .then(|| overlay.config_json().clone()),
     };
     let writer = CheckpointWriter::begin(overlay.base(), dir, &changes, options)?;
-    writer.write(|meta| overlay.tensor(&meta.name))?.finish()
+    // The new values are in memory already: the old ones need not be read.
+    writer
+        .write_all(Ahead::Keep, |meta| overlay.tensor(&meta.name))?
+        .finish()
 }
 
 /// A shard being written. `needed` is its full size, for the message when the device is full.

@@ -19,6 +19,7 @@ pub(super) struct Staging {
     parent: PathBuf,
     dir: PathBuf,
     backup: PathBuf,
+    replace: bool,
     committed: bool,
 }
 
@@ -48,6 +49,7 @@ impl Staging {
             parent,
             dir: sibling(".tmp"),
             backup: sibling(".bak"),
+            replace,
             committed: false,
         };
 
@@ -84,6 +86,12 @@ impl Staging {
     pub fn commit(mut self) -> Result<()> {
         sync(&self.dir)?;
         let replaced = exists(&self.target);
+        if replaced && !self.replace {
+            // It was not there when writing began.
+            return Err(Error::Exists {
+                path: self.target.clone(),
+            });
+        }
         if replaced {
             fs::rename(&self.target, &self.backup)
                 .map_err(Error::io("move aside", &self.target))?;
