@@ -14,6 +14,9 @@ use crate::toolchain::{self, Toolchain};
 /// Folders of `plugins/` that hold components.
 const KINDS: [&str; 3] = ["edits", "errors", "guards"];
 
+/// Where they are built, within `plugins/`.
+const TARGET_DIR: &str = "target/components";
+
 /// Sets up what is needed, builds every component, copies each one beside its sources and prints their sizes.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     build(&root, &plugins, &toolchain)?;
 
     let built = plugins
-        .join("target")
+        .join(TARGET_DIR)
         .join(toolchain::TARGET)
         .join("release");
     for component in &components {
@@ -100,14 +103,17 @@ fn build(root: &Path, plugins: &Path, toolchain: &Toolchain) -> Result<(), Strin
             toolchain::TARGET,
         ])
         // What another cargo (the one that runs this program) has set must not leak in.
-        .env_remove("CARGO_TARGET_DIR")
+        // A folder of its own: a plain `cargo build` there gives crates another identity.
+        .env("CARGO_TARGET_DIR", plugins.join(TARGET_DIR))
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root).join("\u{1f}"))
         .env(
             "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER",
             &toolchain.linker,
         )
-        .env("CARGO_INCREMENTAL", "0");
+        .env("CARGO_INCREMENTAL", "0")
+        .env("PACKHOST_ROOT", root)
+        .env("RUSTC_WRAPPER", &toolchain.wrapper);
     toolchain.apply(&mut command);
     let status = command
         .status()

@@ -36,7 +36,29 @@ pub struct Toolchain {
     rustc: Option<PathBuf>,
     /// Folder with `wasm-ld`, which the linker starts.
     bin: PathBuf,
+    /// The program that cargo starts in place of the compiler, see [`WRAPPER`].
+    pub wrapper: PathBuf,
 }
+
+/// Gives the project's own crates an identity that does not depend on where the project lies. Cargo derives a crate's
+/// identity from its absolute path when it lies outside the workspace, as the SDK does, and the identity decides the order
+/// of functions in a component.
+const WRAPPER: &str = r#"#!/bin/sh
+# Starts the compiler for `cargo xtask components` with identities that do not depend on where the project lies.
+compiler=$1; shift
+name= previous=
+for argument do
+  if [ "$previous" = --crate-name ]; then name=$argument; fi
+  previous=$argument
+done
+case "$CARGO_MANIFEST_DIR/" in "$PACKHOST_ROOT"/*) own=1 ;; *) own=0 ;; esac
+for argument do
+  shift
+  case "$own$argument" in 1metadata=*) argument="metadata=$name-$CARGO_PKG_VERSION" ;; esac
+  set -- "$@" "$argument"
+done
+exec "$compiler" "$@"
+"#;
 
 impl Toolchain {
     /// Sets what a command needs to use this toolchain.
@@ -75,6 +97,8 @@ pub fn ready(plugins: &Path) -> Result<Toolchain, String> {
         ));
     }
     let linker = linkers(&host, &bin)?;
+    let wrapper = bin.join("stable-rustc");
+    script(&wrapper, WRAPPER)?;
     if rustup {
         let cargo = env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
         return Ok(Toolchain {
@@ -82,6 +106,7 @@ pub fn ready(plugins: &Path) -> Result<Toolchain, String> {
             linker,
             rustc: None,
             bin,
+            wrapper,
         });
     }
     println!(
@@ -93,6 +118,7 @@ pub fn ready(plugins: &Path) -> Result<Toolchain, String> {
         linker,
         rustc: Some(rustc),
         bin,
+        wrapper,
     })
 }
 
@@ -214,13 +240,12 @@ fn distribution(folder: &Path, bin: &Path, host: &Host) -> Result<PathBuf, Strin
         &sysroot.join("lib/rustlib").join(TARGET).join("lib"),
     )?;
 
-    let script = format!(
+    let text = format!(
         "#!/bin/sh\n# The distribution's compiler with the standard library that `cargo xtask components` built.\n\
          exec {DISTRIBUTION_RUSTC} --sysroot '{}' \"$@\"\n",
         sysroot.display()
     );
-    write(&launcher, &script)?;
-    run(Command::new("chmod").arg("755").arg(&launcher))?;
+    script(&launcher, &text)?;
     write(&stamp, &stamp_text)?;
     Ok(launcher)
 }
@@ -381,4 +406,13 @@ fn create(folder: &Path) -> Result<(), String> {
 fn write(path: &Path, text: impl AsRef<OsStr>) -> Result<(), String> {
     fs::write(path, text.as_ref().as_encoded_bytes())
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Writes a program for the shell, unless it is there already.
+fn script(path: &Path, text: &str) -> Result<(), String> {
+    if fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    write(path, text)?;
+    run(Command::new("chmod").arg("755").arg(path))
 }

@@ -194,6 +194,21 @@ impl Tensor {
         self.0.write(offset, values)
     }
 
+    /// Copies `count` elements of `from`, from `source` on, over those of this tensor from `offset` on, in chunks.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`] and [`Tensor::write`].
+    pub fn copy_from(&self, offset: u64, from: &Tensor, source: u64, count: u64) -> Result<()> {
+        let mut done = 0;
+        while done < count {
+            let step = (count - done).min(CHUNK);
+            // `step` is at most CHUNK, which fits.
+            self.write(offset + done, &from.read(source + done, step as u32)?)?;
+            done += step;
+        }
+        Ok(())
+    }
+
     /// One row of the `[first axis, all others]` view.
     ///
     /// # Errors
