@@ -37,6 +37,8 @@
 //!
 //! The crate touches no files, clocks or sockets; a component can reach only what its world imports.
 
+pub mod candidates;
+mod crc;
 mod export;
 pub mod expr;
 mod ops;
@@ -56,6 +58,7 @@ pub mod bench;
 #[allow(missing_docs, reason = "seen by the export macros only")]
 pub mod wasm;
 
+pub use crc::crc32;
 pub use ops::{Comparison, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
 pub use plugin::{
     About, Edit, Edited, Fact, Finding, Guard, Injection, Request, Status, Step, Target,

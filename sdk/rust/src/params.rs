@@ -1,10 +1,14 @@
 //! Parameters: from JSON with messages that name the field, range checks, and their schema.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::{Failure, Result};
 
@@ -70,6 +74,93 @@ pub fn at_least<T: PartialOrd + Display>(field: &str, value: T, least: T) -> Res
         Err(Failure::invalid(format!(
             "`{field}` is {value}, it must be at least {least}"
         )))
+    }
+}
+
+/// Turns any error into a refusal of parameters.
+pub trait Failures<T> {
+    /// The value, or invalid parameters with this message.
+    ///
+    /// # Errors
+    /// Invalid parameters.
+    fn invalid(self, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E> Failures<T> for std::result::Result<T, E> {
+    fn invalid(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|_| Failure::InvalidParams(message()))
+    }
+}
+
+/// A setting that scenarios may write as a string, a number or a boolean: `"0.90"`, `0.9`, `true`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting<T>(pub T);
+
+impl<T: Default> Default for Setting<T> {
+    fn default() -> Self {
+        Self(T::default())
+    }
+}
+
+/// A switch: `1`, `true`, `yes` and `on` against `0`, `false`, `no`, `off` and nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(Self(true)),
+            "0" | "false" | "no" | "off" | "" => Ok(Self(false)),
+            _ => Err(()),
+        }
+    }
+}
+
+impl<'de, T: FromStr> Deserialize<'de> for Setting<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            Value::Bool(switch) => switch.to_string(),
+            other => {
+                return Err(D::Error::custom(format!(
+                    "{other} is neither a string, a number nor a boolean"
+                )));
+            }
+        };
+        match text.trim().parse() {
+            Ok(value) => Ok(Self(value)),
+            Err(_) => Err(D::Error::custom(format!(
+                "cannot read \"{text}\" as {}",
+                kind::<T>()
+            ))),
+        }
+    }
+}
+
+/// What a setting of this type is called in messages.
+fn kind<T>() -> &'static str {
+    match std::any::type_name::<T>() {
+        "f64" | "f32" => "a number",
+        "u32" | "u64" | "usize" => "a whole number from 0 on",
+        name if name.ends_with("Switch") => "a switch (1 or 0)",
+        _ => "such a value",
+    }
+}
+
+impl<T> JsonSchema for Setting<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Setting".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
     }
 }
 

@@ -215,13 +215,26 @@ impl Tensor {
     /// When there is no such row.
     pub fn row(&self, row: u64) -> Result<Vec<f32>> {
         let (_, columns) = self.info().rows_columns();
+        self.read_long(row * columns, columns)
+    }
+
+    /// All elements, row-major. Meant for vectors and small matrices.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    pub fn row_major(&self) -> Result<Vec<f32>> {
+        self.read_long(0, self.len())
+    }
+
+    /// Reads in chunks.
+    fn read_long(&self, offset: u64, count: u64) -> Result<Vec<f32>> {
         let mut values = Vec::new();
-        let (mut at, end) = (row * columns, (row + 1) * columns);
-        while at < end {
-            let count = (end - at).min(CHUNK);
-            // `count` is at most CHUNK, which fits.
-            values.extend(self.read(at, count as u32)?);
-            at += count;
+        let mut done = 0;
+        while done < count {
+            let step = (count - done).min(CHUNK);
+            // `step` is at most CHUNK, which fits.
+            values.extend(self.read(offset + done, step as u32)?);
+            done += step;
         }
         Ok(values)
     }
