@@ -1,6 +1,6 @@
 """Makes the demo model: text, tokenizer, training, and the files beside this script.
 
-    python make_demo.py                 # everything, about 20 minutes on two cores
+    python make_demo.py                 # everything, about 13 minutes on one core
     python make_demo.py --steps 300     # a quick look, for working on the script
 
 Run by hand when the demo model is to change; the build of packhost never runs
@@ -41,6 +41,11 @@ EVAL_LENGTH = 128  # tokens per evaluation window
 EVAL_DOCUMENTS = 800
 EVAL_SHORTEST, EVAL_LONGEST = 126, 160
 BATCH = 16
+
+# Spread of the channel gains, in octaves: see spread_channels.
+ATTENTION_SPREAD = 1.5
+MLP_SPREAD = 1.2
+SPREAD_SEED = 7
 
 
 def configuration():
@@ -140,6 +145,43 @@ def train(tokenizer, steps):
     return model
 
 
+@torch.no_grad()
+def spread_channels(model):
+    """Gives the channels gains that differ by powers of two, without changing what the model computes.
+
+    Large models that trained for long have channels that are far larger than
+    their neighbours; that is what makes rounding and pruning hurt.  A small model
+    trained for minutes has none: pruning half of it moves its perplexity by
+    3 percent, which no limit notices.  So each gain s of a norm's output channel
+    is divided out of the norm and multiplied into the columns that read it, and
+    each gain t between two projections into the one and out of the other.
+    Powers of two are exact in bf16 and f32, so logits keep their bits.
+    """
+    generator = torch.Generator().manual_seed(SPREAD_SEED)
+
+    def gains(count, spread):
+        return torch.exp2(torch.round(torch.randn(count, generator=generator) * spread))
+
+    shared = model.config.num_attention_heads // model.config.num_key_value_heads
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        s = gains(model.config.hidden_size, ATTENTION_SPREAD)
+        layer.input_layernorm.weight /= s
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight *= s
+        t = gains(model.config.num_key_value_heads * model.config.head_dim, ATTENTION_SPREAD)
+        attention.v_proj.weight /= t[:, None]
+        attention.o_proj.weight *= t.view(-1, model.config.head_dim).repeat_interleave(shared, 0).flatten()
+        s = gains(model.config.hidden_size, MLP_SPREAD)
+        layer.post_attention_layernorm.weight /= s
+        for projection in (mlp.gate_proj, mlp.up_proj):
+            projection.weight *= s
+        t = gains(model.config.intermediate_size, MLP_SPREAD)
+        mlp.up_proj.weight /= t[:, None]
+        mlp.down_proj.weight *= t
+    return model
+
+
 def evaluation_documents(tokenizer, trained_documents):
     """Documents of an even length that were not trained on."""
     trained = {document(TRAIN_FIRST + i) for i in range(trained_documents)}
@@ -175,8 +217,8 @@ def counting_perplexities(training, windows):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--steps", type=int, default=3000)
-    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--steps", type=int, default=2400)
+    arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--out", type=pathlib.Path, default=HERE)
     arguments = arguments.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -189,7 +231,7 @@ def main():
     real = sum(map(len, windows)) / len(windows)
     print(f"{len(texts)} evaluation documents, {real:.2f} real tokens per window, 400 hold {400 * real:,.0f}")
 
-    model = train(tokenizer, arguments.steps).to(torch.bfloat16)
+    model = spread_channels(train(tokenizer, arguments.steps)).to(torch.bfloat16)
     folder = arguments.out / "model"
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["LlamaForCausalLM"]
