@@ -14,6 +14,7 @@ pub mod network;
 pub mod noise;
 mod select;
 mod summary;
+pub(crate) mod widen;
 
 use noise::Noise;
 
