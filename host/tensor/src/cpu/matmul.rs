@@ -46,6 +46,30 @@ impl Spread {
         }
     }
 
+    /// Calls `work` with every row of `data`, each of `width` numbers, and its index.
+    pub fn rows(
+        self,
+        data: &mut [f32],
+        width: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) {
+        /// Rows that a thread takes at a time.
+        const CHUNK: usize = 32;
+        let width = width.max(1);
+        let chunk = |(index, rows): (usize, &mut [f32])| {
+            for (row, out) in rows.chunks_exact_mut(width).enumerate() {
+                work(index * CHUNK + row, out);
+            }
+        };
+        match self {
+            Spread::Here => data.chunks_mut(CHUNK * width).enumerate().for_each(chunk),
+            Spread::Pool => data
+                .par_chunks_mut(CHUNK * width)
+                .enumerate()
+                .for_each(chunk),
+        }
+    }
+
     /// The results of `work` for every index below `count`, in order.
     pub fn map<R: Send>(self, count: usize, work: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
         match self {
@@ -270,7 +294,7 @@ pub fn panels<const N: usize>(
     inputs: [(View<'_>, &Weight); N],
     rows: Range<usize>,
     columns: Range<usize>,
-    mut consume: impl FnMut(Range<usize>, [&[f32]; N]),
+    mut consume: impl FnMut(Range<usize>, [&mut [f32]; N]),
 ) {
     assert!(rows.len() <= TILE_ROWS, "more rows than a tile has");
     // The tiles leave the cell meanwhile, in case `consume` multiplies on its own.
@@ -300,10 +324,9 @@ pub fn panels<const N: usize>(
                 );
             }
         });
-        consume(
-            panel,
-            std::array::from_fn(|index| &tiles[index * area..(index + 1) * area]),
-        );
+        let mut parts = tiles.chunks_exact_mut(area);
+        let products = std::array::from_fn(|_| parts.next().unwrap_or_default());
+        consume(panel, products);
     }
     SCRATCH.with_borrow_mut(|scratch| scratch.tiles = tiles);
 }
@@ -555,8 +578,8 @@ pub fn matmul_tensors(cpu: &Cpu, lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
             });
         }
     }
-    let a = to_f32(lhs)?;
-    let b = to_f32(rhs)?;
+    let a = lhs.to_f32();
+    let b = rhs.to_f32();
     let mut transposed = vec![0.0f32; b.len()];
     for (column, out) in transposed.chunks_exact_mut(k.max(1)).enumerate() {
         for (row, out) in out.iter_mut().enumerate() {
@@ -565,7 +588,7 @@ pub fn matmul_tensors(cpu: &Cpu, lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
     }
     let mut out = vec![0.0f32; m * n];
     if m > 0 && n > 0 && k > 0 {
-        let weight = Weight::new(&from_f32(DType::F32, [n, k], &transposed)?)?;
+        let weight = Weight::new(&Tensor::from_f32(DType::F32, [n, k], &transposed)?)?;
         let view = ViewMut::new(&mut out, n);
         cpu.install(|| {
             linear(
@@ -577,32 +600,7 @@ pub fn matmul_tensors(cpu: &Cpu, lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
             )
         });
     }
-    from_f32(lhs.dtype(), [m, n], &out)
-}
-
-/// The elements as f32.
-fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
-    let weight = Weight::new(tensor)?;
-    let mut out = vec![0.0; tensor.len()];
-    for (row, out) in out.chunks_exact_mut(weight.columns.max(1)).enumerate() {
-        weight.row(row, out);
-    }
-    Ok(out)
-}
-
-fn from_f32(dtype: DType, shape: [usize; 2], values: &[f32]) -> Result<Tensor> {
-    let bytes: Vec<u8> = match dtype {
-        DType::BF16 => values
-            .iter()
-            .flat_map(|&v| half::bf16::from_f32(v).to_le_bytes())
-            .collect(),
-        DType::F16 => values
-            .iter()
-            .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
-            .collect(),
-        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    };
-    Tensor::new(dtype, shape, bytes::Bytes::from(bytes))
+    Tensor::from_f32(lhs.dtype(), [m, n], &out)
 }
 
 #[cfg(test)]

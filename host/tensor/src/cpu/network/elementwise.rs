@@ -1,5 +1,7 @@
 //! Kernels that treat each row on its own: root-mean-square norm, biases, the gate of the feed-forward block.
 
+use std::ops::Range;
+
 use super::lanes::{LANES, exp, padded, total, vectorized};
 use crate::cpu::matmul::{Spread, View, ViewMut, Weight, panels, tiles};
 
@@ -66,33 +68,44 @@ vectorized! {
     }
 }
 
+/// A weight with an optional bias, one number per output feature.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// `[out, in]`.
+    pub weight: &'a Weight,
+    /// Added to every row of the product.
+    pub bias: Option<&'a [f32]>,
+}
+
 /// `out = silu(x G^T) * (x U^T)` for the gate and up projections `G` and `U` of one shape; `out` is dense. The products
 /// themselves are never stored beyond a tile.
 ///
 /// # Panics
 /// When the views or the weights do not fit each other.
-pub fn gated(x: View<'_>, gate: &Weight, up: &Weight, out: &mut [f32], spread: Spread) {
-    let width = gate.rows();
+pub fn gated(x: View<'_>, gate: Affine<'_>, up: Affine<'_>, out: &mut [f32], spread: Spread) {
+    let width = gate.weight.rows();
     assert!(
-        up.rows() == width && out.len() >= x.rows * width,
+        up.weight.rows() == width && out.len() >= x.rows * width,
         "gate and up projection do not fit"
     );
     let out = ViewMut::new(out, width);
+    let shift = |values: &mut [f32], bias: Option<&[f32]>, panel: &Range<usize>| {
+        if let Some(bias) = bias {
+            add(values, &bias[panel.clone()]);
+        }
+    };
     tiles(x.rows, width, spread, |rows, panel| {
-        panels(
-            [(x, gate), (x, up)],
-            rows.clone(),
-            panel,
-            |panel, [gates, ups]| {
-                let parts = gates
-                    .chunks_exact(panel.len())
-                    .zip(ups.chunks_exact(panel.len()));
-                for (row, (gate, up)) in rows.clone().zip(parts) {
-                    // SAFETY: this tile is the only one with these rows and columns.
-                    silu_gate(gate, up, unsafe { out.row_part(row, panel.clone()) });
-                }
-            },
-        );
+        let inputs = [(x, gate.weight), (x, up.weight)];
+        panels(inputs, rows.clone(), panel, |panel, [gates, ups]| {
+            let gates = gates.chunks_exact_mut(panel.len());
+            let ups = ups.chunks_exact_mut(panel.len());
+            for (row, (gates, ups)) in rows.clone().zip(gates.zip(ups)) {
+                shift(gates, gate.bias, &panel);
+                shift(ups, up.bias, &panel);
+                // SAFETY: this tile is the only one with these rows and columns.
+                silu_gate(gates, ups, unsafe { out.row_part(row, panel.clone()) });
+            }
+        });
     });
 }
 

@@ -13,12 +13,12 @@ pub struct Rotary {
 
 impl Rotary {
     /// Angle of pair `i` at position `p`: `p * theta^(-2i/dim)`. As in the reference models the frequency is rounded to
-    /// f32 and multiplied in f32; cosine and sine of that angle are exact to the last place.
-    pub fn new(dim: usize, theta: f64, len: usize) -> Self {
+    /// f32 and multiplied in f32; cosine and sine of that angle are exact to the last place. `round` is applied to every
+    /// frequency: [`Rotary::exact`] unless another program's rounding is to be reproduced.
+    pub fn new(dim: usize, theta: f64, len: usize, round: impl Fn(f32) -> f32) -> Self {
         let half = dim / 2;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|pair| libm::pow(theta, -((2 * pair) as f64) / dim as f64) as f32)
-            .collect();
+        let frequency = |pair| libm::pow(theta, -((2 * pair) as f64) / dim as f64) as f32;
+        let frequencies: Vec<f32> = (0..half).map(|pair| round(frequency(pair))).collect();
         let mut table = Vec::with_capacity(len * 2 * half);
         for position in 0..len {
             let angle = |frequency: &f32| f64::from(position as f32 * frequency);
@@ -26,6 +26,11 @@ impl Rotary {
             table.extend(frequencies.iter().map(|f| libm::sin(angle(f)) as f32));
         }
         Self { half, table }
+    }
+
+    /// Leaves a frequency as it is.
+    pub fn exact(frequency: f32) -> f32 {
+        frequency
     }
 
     /// Turns every head in `heads` (each `dim` elements) to `position`, and multiplies by `factor`.
@@ -62,7 +67,7 @@ mod tests {
 
     #[test]
     fn turning_keeps_lengths_and_the_product_depends_on_the_distance() {
-        let rotary = Rotary::new(8, 10_000.0, 64);
+        let rotary = Rotary::new(8, 10_000.0, 64, Rotary::exact);
         let head: Vec<f32> = (0..8).map(|i| i as f32 - 3.5).collect();
         let at = |position: usize| {
             let mut turned = head.clone();
