@@ -18,7 +18,7 @@ use crate::paths::{Kind, Listing, Place, Root};
 pub(crate) type Finding = (&'static str, String);
 
 /// Everything that stage 6 found, by part.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Integrity {
     pub(crate) binding: Vec<Finding>,
     pub(crate) checksums: Vec<Finding>,

@@ -7,18 +7,23 @@
 //! | job | where |
 //! | --- | --- |
 //! | keys and fingerprints | [`keys`] |
+//! | sealing the pack of a run (layout v2) | [`seal`] |
+//! | packing reports by hand (package-native layout) | [`build`] |
 //! | verifying, stage by stage | [`verify`] |
+//! | what a pack says about itself, without cryptography | [`inspect`] |
 //! | outcomes, detectors, final verdict and summaries | [`verdict`] |
 //! | Python-compatible JSON text | [`canonical`] |
 //!
 //! Everything written is a function of its inputs and the key: no clock is read (time stamps are parameters), maps are sorted, and Ed25519
 //! signatures are deterministic.
 
+pub mod build;
 pub mod canonical;
 pub mod checksums;
 pub mod digest;
 mod edit_metadata;
 mod error;
+pub mod inspect;
 mod integrity;
 pub mod json;
 pub mod keys;
@@ -27,8 +32,12 @@ pub mod manifest;
 mod nested;
 mod paths;
 pub mod probes;
+pub mod provenance;
 pub mod report_rules;
+pub mod seal;
 pub mod signature;
+mod staging;
+mod summaries;
 pub mod trust;
 pub mod verdict;
 pub mod verify;

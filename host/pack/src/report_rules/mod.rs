@@ -15,6 +15,9 @@ use crate::json::get;
 
 pub use checks::Recomputation;
 pub use runtime::{Provenance, RuntimeManifest};
+#[cfg(test)]
+pub(crate) use runtime::schema_faults as runtime_schema_faults;
+pub(crate) use runtime::is_timestamp;
 
 /// How much is demanded of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

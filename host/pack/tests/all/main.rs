@@ -1,6 +1,9 @@
 //! Tests of this crate against the reference fixtures, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod building;
 mod fixtures;
+mod mutants;
 mod reference_cases;
+mod sealing;
 mod verdict_vectors;
