@@ -50,7 +50,11 @@ pub struct BuildRequest {
 
 impl BuildRequest {
     /// A request with the defaults of the format: profile `dev`, assurance `report`.
-    pub fn new(out: impl Into<PathBuf>, final_verdict: impl Into<PathBuf>, reports: Vec<PathBuf>) -> Self {
+    pub fn new(
+        out: impl Into<PathBuf>,
+        final_verdict: impl Into<PathBuf>,
+        reports: Vec<PathBuf>,
+    ) -> Self {
         Self {
             out: out.into(),
             final_verdict: final_verdict.into(),
@@ -69,7 +73,10 @@ impl BuildRequest {
     /// The answer of `pack build --json` to a request that was refused.
     pub fn refusal_json(&self, error: &Error) -> Value {
         let errors: Vec<String> = match error {
-            Error::Refused { failures, .. } => failures.iter().map(|failure| failure.message.clone()).collect(),
+            Error::Refused { failures, .. } => failures
+                .iter()
+                .map(|failure| failure.message.clone())
+                .collect(),
             other => vec![other.to_string()],
         };
         json!({
@@ -141,7 +148,11 @@ pub fn build(request: &BuildRequest) -> Result<Built> {
         review(request)?;
     }
     let inputs = Inputs::read(request, &materials)?;
-    let rules = Rules { profile: Profile::named(&request.profile), assurance, skip_provenance: false };
+    let rules = Rules {
+        profile: Profile::named(&request.profile),
+        assurance,
+        skip_provenance: false,
+    };
     let verify = verify_reports(&inputs, rules)?;
     write(request, inputs, verify)
 }
@@ -150,7 +161,10 @@ fn split_materials(materials: &[String]) -> Result<Vec<(&str, &Path)>> {
     let mut split = Vec::new();
     let mut failures = Vec::new();
     for material in materials {
-        match material.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()) {
+        match material
+            .split_once('=')
+            .filter(|(name, path)| !name.is_empty() && !path.is_empty())
+        {
             Some((name, path)) => split.push((name, Path::new(path))),
             None => failures.push(Failure {
                 check_id: "usage.material",
@@ -159,19 +173,41 @@ fn split_materials(materials: &[String]) -> Result<Vec<(&str, &Path)>> {
             }),
         }
     }
-    if failures.is_empty() { Ok(split) } else { Err(Error::Refused { exit: ExitClass::Usage, failures }) }
+    if failures.is_empty() {
+        Ok(split)
+    } else {
+        Err(Error::Refused {
+            exit: ExitClass::Usage,
+            failures,
+        })
+    }
 }
 
 fn check_options(request: &BuildRequest) -> Result<Assurance> {
     let usage = |check_id, message: String| Error::refused(ExitClass::Usage, 2, check_id, message);
     if request.reports.is_empty() {
-        return Err(usage("usage.reports", "a pack needs at least one report".to_owned()));
+        return Err(usage(
+            "usage.reports",
+            "a pack needs at least one report".to_owned(),
+        ));
     }
     if request.out.symlink_metadata().is_ok() {
-        return Err(usage("usage.output_exists", format!("`{}` exists; choose another name or remove it yourself", request.out.display())));
+        return Err(usage(
+            "usage.output_exists",
+            format!(
+                "`{}` exists; choose another name or remove it yourself",
+                request.out.display()
+            ),
+        ));
     }
     Assurance::named(&request.report_assurance).ok_or_else(|| {
-        usage("usage.report_assurance", format!("`{}` is no assurance mode; use report, strict or off", request.report_assurance))
+        usage(
+            "usage.report_assurance",
+            format!(
+                "`{}` is no assurance mode; use report, strict or off",
+                request.report_assurance
+            ),
+        )
     })
 }
 
@@ -179,19 +215,46 @@ fn review(request: &BuildRequest) -> Result<()> {
     let mut failures = Vec::new();
     let mut demand = |holds: bool, message: String| {
         if !holds {
-            failures.push(Failure { check_id: "usage.release_review", stage: 3, message });
+            failures.push(Failure {
+                check_id: "usage.release_review",
+                stage: 3,
+                message,
+            });
         }
     };
-    demand(["ci", "release"].contains(&request.profile.as_str()), "a release review needs the profile ci or release".to_owned());
-    demand(request.report_assurance == "strict", "a release review needs strict assurance".to_owned());
-    demand(request.signing_key.is_some(), "a release review needs a signing key".to_owned());
+    demand(
+        ["ci", "release"].contains(&request.profile.as_str()),
+        "a release review needs the profile ci or release".to_owned(),
+    );
+    demand(
+        request.report_assurance == "strict",
+        "a release review needs strict assurance".to_owned(),
+    );
+    demand(
+        request.signing_key.is_some(),
+        "a release review needs a signing key".to_owned(),
+    );
     let verdict = reader::read_strict(&request.final_verdict, reader::REPORT_LIMIT).ok();
-    let word = verdict.as_ref().and_then(|verdict| verdict.get("verdict")?.as_str()).map(str::trim);
+    let word = verdict
+        .as_ref()
+        .and_then(|verdict| verdict.get("verdict")?.as_str())
+        .map(str::trim);
     demand(
         word.is_some_and(|word| word.eq_ignore_ascii_case("PASS")),
-        format!("a release review needs the verdict PASS; `{}` says {}", request.final_verdict.display(), word.unwrap_or("nothing")),
+        format!(
+            "a release review needs the verdict PASS; `{}` says {}",
+            request.final_verdict.display(),
+            word.unwrap_or("nothing")
+        ),
     );
-    if failures.is_empty() { Ok(()) } else { Err(Error::Refused { exit: ExitClass::Usage, failures }) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused {
+            exit: ExitClass::Usage,
+            failures,
+        })
+    }
 }
 
 /// A file to pack.
@@ -216,17 +279,23 @@ struct Inputs {
 impl Inputs {
     fn read(request: &BuildRequest, materials: &[(&str, &Path)]) -> Result<Self> {
         let mut gather = Gather::default();
-        let key = request.signing_key.as_ref().and_then(|path| match keys::load_signing(path) {
-            Ok(key) => Some(key),
-            Err(error) => {
-                gather.fault("input.signing_key", error.to_string());
-                None
-            }
-        });
+        let key = request
+            .signing_key
+            .as_ref()
+            .and_then(|path| match keys::load_signing(path) {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    gather.fault("input.signing_key", error.to_string());
+                    None
+                }
+            });
         let mut targets = BTreeSet::new();
         let mut packed_materials = Vec::new();
         for (name, path) in materials {
-            let suffix = path.extension().map_or_else(|| ".json".to_owned(), |suffix| format!(".{}", suffix.to_string_lossy()));
+            let suffix = path.extension().map_or_else(
+                || ".json".to_owned(),
+                |suffix| format!(".{}", suffix.to_string_lossy()),
+            );
             let target = format!("metadata/{name}{suffix}");
             if !manifest::is_material_name(name) {
                 gather.fault("input.material", format!("material `{name}`: the name must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`"));
@@ -239,7 +308,10 @@ impl Inputs {
             }
         }
         gather.object(layout::NATIVE_VERDICT, &request.final_verdict);
-        for (name, path) in [("metadata/source_repo.json", &request.source_repo), ("metadata/environment.json", &request.environment)] {
+        for (name, path) in [
+            ("metadata/source_repo.json", &request.source_repo),
+            ("metadata/environment.json", &request.environment),
+        ] {
             if let Some(path) = path {
                 gather.object(name, path);
             }
@@ -252,7 +324,10 @@ impl Inputs {
             let folder = format!("reports/report-{:03}", index + 1);
             reports.push(gather.files.len());
             gather.object(&format!("{folder}/{}", layout::REPORT), report);
-            gather.object(&format!("{folder}/{}", layout::RUNTIME_MANIFEST), &report.with_file_name(layout::RUNTIME_MANIFEST));
+            gather.object(
+                &format!("{folder}/{}", layout::RUNTIME_MANIFEST),
+                &report.with_file_name(layout::RUNTIME_MANIFEST),
+            );
             for sidecar in layout::NATIVE_SIDECARS {
                 let path = report.with_file_name(sidecar);
                 if path.is_file() {
@@ -261,9 +336,18 @@ impl Inputs {
             }
         }
         if !gather.failures.is_empty() {
-            return Err(Error::Refused { exit: ExitClass::Format, failures: gather.failures });
+            return Err(Error::Refused {
+                exit: ExitClass::Format,
+                failures: gather.failures,
+            });
         }
-        Ok(Self { key, files: gather.files, reports, report_paths: request.reports.clone(), materials: packed_materials })
+        Ok(Self {
+            key,
+            files: gather.files,
+            reports,
+            report_paths: request.reports.clone(),
+            materials: packed_materials,
+        })
     }
 }
 
@@ -285,16 +369,29 @@ struct Gather {
 
 impl Gather {
     fn fault(&mut self, check_id: &'static str, message: String) {
-        self.failures.push(Failure { check_id, stage: 4, message });
+        self.failures.push(Failure {
+            check_id,
+            stage: 4,
+            message,
+        });
     }
 
     /// Takes a file that must be a JSON object; its bytes are packed unchanged.
     fn object(&mut self, name: &str, path: &Path) {
-        let parsed = reader::read_bytes(path, reader::REPORT_LIMIT)
-            .and_then(|bytes| reader::parse(&bytes).and_then(reader::Document::strict).map(|value| (bytes, value)));
+        let parsed = reader::read_bytes(path, reader::REPORT_LIMIT).and_then(|bytes| {
+            reader::parse(&bytes)
+                .and_then(reader::Document::strict)
+                .map(|value| (bytes, value))
+        });
         match parsed {
-            Ok((bytes, value)) if value.is_object() => self.files.push(Input { name: name.to_owned(), bytes }),
-            Ok(_) => self.fault("input.json", format!("`{}` is no JSON object", path.display())),
+            Ok((bytes, value)) if value.is_object() => self.files.push(Input {
+                name: name.to_owned(),
+                bytes,
+            }),
+            Ok(_) => self.fault(
+                "input.json",
+                format!("`{}` is no JSON object", path.display()),
+            ),
             Err(fault) => self.fault("input.json", format!("`{}` {fault}", path.display())),
         }
     }
@@ -311,7 +408,10 @@ fn verify_reports(inputs: &Inputs, rules: Rules) -> Result<Value> {
                 name: path.display().to_string(),
                 report: inputs.files[*position].bytes.clone(),
                 // The runtime manifest was taken right after its report.
-                runtime: inputs.files.get(position + 1).map(|file| file.bytes.clone()),
+                runtime: inputs
+                    .files
+                    .get(position + 1)
+                    .map(|file| file.bytes.clone()),
             };
             nested::examine(source, rules)
         })
@@ -320,27 +420,53 @@ fn verify_reports(inputs: &Inputs, rules: Rules) -> Result<Value> {
     if batch.reason == Reason::Ok {
         return Ok(batch.payload);
     }
-    let failures =
-        nested::messages(&examined).into_iter().map(|message| Failure { check_id: "reports.verify_failed", stage: 5, message }).collect();
-    Err(Error::Refused { exit: ExitClass::Reports, failures })
+    let failures = nested::messages(&examined)
+        .into_iter()
+        .map(|message| Failure {
+            check_id: "reports.verify_failed",
+            stage: 5,
+            message,
+        })
+        .collect();
+    Err(Error::Refused {
+        exit: ExitClass::Reports,
+        failures,
+    })
 }
 
 fn write(request: &BuildRequest, inputs: Inputs, verify: Value) -> Result<Built> {
     let mut warnings = Vec::new();
     let mut files = inputs.files;
     match &request.readme {
-        None => files.push(Input { name: "README.md".to_owned(), bytes: DEFAULT_README.as_bytes().to_vec() }),
+        None => files.push(Input {
+            name: "README.md".to_owned(),
+            bytes: DEFAULT_README.as_bytes().to_vec(),
+        }),
         Some(path) => match reader::read_bytes(path, reader::REPORT_LIMIT) {
-            Ok(bytes) => files.push(Input { name: "README.md".to_owned(), bytes }),
+            Ok(bytes) => files.push(Input {
+                name: "README.md".to_owned(),
+                bytes,
+            }),
             Err(fault) => warnings.push(Warning {
                 check_id: "build.readme",
                 message: format!("the README `{}` {fault}; the pack has none", path.display()),
             }),
         },
     }
-    let lines: Vec<Line> = files.iter().map(|file| Line { digest: digest::hex(&file.bytes), name: file.name.clone() }).collect();
+    let lines: Vec<Line> = files
+        .iter()
+        .map(|file| Line {
+            digest: digest::hex(&file.bytes),
+            name: file.name.clone(),
+        })
+        .collect();
     let list = checksums::write(&lines, Form::Native);
-    let reference = |name: &str| lines.iter().find(|line| line.name == name).map(|line| manifest::backed(name, &line.digest));
+    let reference = |name: &str| {
+        lines
+            .iter()
+            .find(|line| line.name == name)
+            .map(|line| manifest::backed(name, &line.digest))
+    };
     let mut value = json!({
         "format": manifest::FORMAT,
         "checksums_sha256": layout::CHECKSUMS,
@@ -366,18 +492,26 @@ fn write(request: &BuildRequest, inputs: Inputs, verify: Value) -> Result<Built>
     if let Some(fields) = reference("metadata/environment.json") {
         value["environment"] = Value::Object(fields);
     }
-    let materials: Vec<Value> = inputs.materials.iter().filter_map(|(name, target)| Some(named(name, reference(target)?))).collect();
+    let materials: Vec<Value> = inputs
+        .materials
+        .iter()
+        .filter_map(|(name, target)| Some(named(name, reference(target)?)))
+        .collect();
     if !materials.is_empty() {
         value["materials"] = Value::Array(materials);
     }
     let level = manifest::evidence_level(&value);
     value["evidence_level"] = json!(level);
-    let signer = inputs.key.as_ref().map(|key| keys::fingerprint(&key.verifying_key()));
+    let signer = inputs
+        .key
+        .as_ref()
+        .map(|key| keys::fingerprint(&key.verifying_key()));
     match &signer {
         Some(signer) => value["signing_key_fingerprint"] = json!(signer),
         None => warnings.push(Warning {
             check_id: "build.unsigned",
-            message: "the pack is not signed, so no verifier accepts it; give a signing key".to_owned(),
+            message: "the pack is not signed, so no verifier accepts it; give a signing key"
+                .to_owned(),
         }),
     }
     let bytes = canonical::line_file(&value);
@@ -389,10 +523,21 @@ fn write(request: &BuildRequest, inputs: Inputs, verify: Value) -> Result<Built>
     staging.write(layout::CHECKSUMS, &list)?;
     staging.write(layout::MANIFEST, &bytes)?;
     if let Some(key) = &inputs.key {
-        staging.write(layout::SIGNATURE, &canonical::line_file(&signature::sign(&bytes, key)?))?;
+        staging.write(
+            layout::SIGNATURE,
+            &canonical::line_file(&signature::sign(&bytes, key)?),
+        )?;
     }
     let pack = staging.commit(Target::Absent)?;
-    Ok(Built { pack, warnings, signer_fingerprint: signer, evidence_level: level, hashed: files.len(), verify, request: request.clone() })
+    Ok(Built {
+        pack,
+        warnings,
+        signer_fingerprint: signer,
+        evidence_level: level,
+        hashed: files.len(),
+        verify,
+        request: request.clone(),
+    })
 }
 
 const DEFAULT_README: &str = "# Evidence pack\n\n\

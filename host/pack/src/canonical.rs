@@ -207,6 +207,9 @@ mod tests {
     #[test]
     fn indented_form() {
         let value = json!({"b": [1, [], {}], "a": "x"});
-        assert_eq!(to_pretty(&value), "{\n  \"a\": \"x\",\n  \"b\": [\n    1,\n    [],\n    {}\n  ]\n}");
+        assert_eq!(
+            to_pretty(&value),
+            "{\n  \"a\": \"x\",\n  \"b\": [\n    1,\n    [],\n    {}\n  ]\n}"
+        );
     }
 }

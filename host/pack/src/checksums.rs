@@ -38,21 +38,34 @@ pub fn parse(bytes: &[u8]) -> List {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
-            list.faults.push(format!("the list is not UTF-8 from byte {} on", error.valid_up_to()));
+            list.faults.push(format!(
+                "the list is not UTF-8 from byte {} on",
+                error.valid_up_to()
+            ));
             return list;
         }
     };
     let mut seen = BTreeSet::new();
-    for (number, line) in text.split('\n').enumerate().map(|(index, line)| (index + 1, line.trim_end())) {
+    for (number, line) in text
+        .split('\n')
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.trim_end()))
+    {
         if line.is_empty() {
             continue;
         }
         let Some((digest, name)) = split(line) else {
-            list.faults.push(format!("line {number} is not `<64 hex digits>  <name>`: `{}`", shorten(line)));
+            list.faults.push(format!(
+                "line {number} is not `<64 hex digits>  <name>`: `{}`",
+                shorten(line)
+            ));
             continue;
         };
         if name.contains('\\') {
-            list.faults.push(format!("line {number} names `{}` with a backslash; write `/`", shorten(name)));
+            list.faults.push(format!(
+                "line {number} names `{}` with a backslash; write `/`",
+                shorten(name)
+            ));
         }
         let slashes = name.replace('\\', "/");
         let mut covered = slashes.as_str();
@@ -60,10 +73,14 @@ pub fn parse(bytes: &[u8]) -> List {
             covered = rest;
         }
         if !seen.insert(covered.to_owned()) {
-            list.faults.push(format!("line {number} repeats `{}`", shorten(covered)));
+            list.faults
+                .push(format!("line {number} repeats `{}`", shorten(covered)));
             continue;
         }
-        list.lines.push(Line { digest: digest.to_ascii_lowercase(), name: covered.to_owned() });
+        list.lines.push(Line {
+            digest: digest.to_ascii_lowercase(),
+            name: covered.to_owned(),
+        });
     }
     list
 }
@@ -90,14 +107,20 @@ pub fn write(lines: &[Line], form: Form) -> Vec<u8> {
 }
 
 fn split(line: &str) -> Option<(&str, &str)> {
-    let digest = line.get(..64).filter(|digest| digest.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    let digest = line
+        .get(..64)
+        .filter(|digest| digest.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
     let rest = line.get(64..)?.strip_prefix(' ')?;
     let name = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('*'))?;
     (!name.is_empty()).then_some((digest, name))
 }
 
 fn shorten(text: &str) -> String {
-    if text.chars().count() <= 100 { text.to_owned() } else { text.chars().take(97).chain("...".chars()).collect() }
+    if text.chars().count() <= 100 {
+        text.to_owned()
+    } else {
+        text.chars().take(97).chain("...".chars()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +131,9 @@ mod tests {
     fn lenient_where_the_format_is_and_no_further() {
         let digest = "ab".repeat(32);
         let upper = digest.to_uppercase();
-        let text = format!("{upper} *./././x y\r\n\n  \n{digest}  z\n{digest}\tq\n{digest} q\n# no\n{digest}  \n{digest}  a\\b\n{digest}  ./z");
+        let text = format!(
+            "{upper} *./././x y\r\n\n  \n{digest}  z\n{digest}\tq\n{digest} q\n# no\n{digest}  \n{digest}  a\\b\n{digest}  ./z"
+        );
         let list = parse(text.as_bytes());
         let names: Vec<_> = list.lines.iter().map(|line| line.name.as_str()).collect();
         assert_eq!(names, ["x y", "z", "a/b"]);
@@ -120,7 +145,16 @@ mod tests {
 
     #[test]
     fn both_forms_read_back() {
-        let lines = [Line { digest: "0".repeat(64), name: "b".into() }, Line { digest: "1".repeat(64), name: "a/c".into() }];
+        let lines = [
+            Line {
+                digest: "0".repeat(64),
+                name: "b".into(),
+            },
+            Line {
+                digest: "1".repeat(64),
+                name: "a/c".into(),
+            },
+        ];
         assert_eq!(parse(&write(&lines, Form::Native)).lines, lines);
         let sorted = write(&lines, Form::V2);
         assert!(sorted.starts_with(b"1"));

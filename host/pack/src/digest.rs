@@ -27,7 +27,9 @@ pub fn hex_of_file(path: &Path) -> Result<(String, u64)> {
     let mut hasher = Hasher::default();
     let mut block = vec![0; BLOCK];
     loop {
-        let count = file.read(&mut block).map_err(|source| Error::io("read", path, source))?;
+        let count = file
+            .read(&mut block)
+            .map_err(|source| Error::io("read", path, source))?;
         if count == 0 {
             return Ok(hasher.finish());
         }
@@ -37,7 +39,10 @@ pub fn hex_of_file(path: &Path) -> Result<(String, u64)> {
 
 /// Whether `text` is 64 lower-case hex digits.
 pub fn is_hex(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether `text` is `sha256:` and 64 lower-case hex digits.
@@ -83,6 +88,8 @@ mod tests {
         assert_eq!(hex(b"abc"), expected);
         assert_eq!(prefixed(b"abc"), format!("sha256:{expected}"));
         assert!(is_hex(expected) && is_prefixed(&prefixed(b"abc")));
-        assert!(!is_hex(&expected.to_uppercase()) && !is_hex(&expected[1..]) && !is_prefixed(expected));
+        assert!(
+            !is_hex(&expected.to_uppercase()) && !is_hex(&expected[1..]) && !is_prefixed(expected)
+        );
     }
 }

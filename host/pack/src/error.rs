@@ -114,16 +114,36 @@ impl Error {
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.to_path_buf(), source }
+        Self::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
     }
 
-    pub(crate) fn refused(exit: ExitClass, stage: u8, check_id: &'static str, message: impl Into<String>) -> Self {
-        Self::Refused { exit, failures: vec![Failure { check_id, stage, message: message.into() }] }
+    pub(crate) fn refused(
+        exit: ExitClass,
+        stage: u8,
+        check_id: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::Refused {
+            exit,
+            failures: vec![Failure {
+                check_id,
+                stage,
+                message: message.into(),
+            }],
+        }
     }
 }
 
 fn join(failures: &[Failure]) -> String {
-    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    failures
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Result of this crate.

@@ -29,7 +29,14 @@ pub struct Inspection {
 
 /// Inspects the pack in a directory. Never panics, whatever lies there.
 pub fn inspect(pack: &Path) -> Inspection {
-    let mut inspection = Inspection { exit: ExitClass::Ok, issues: Vec::new(), pack: pack.to_path_buf(), manifest: None, signed: false, found: None };
+    let mut inspection = Inspection {
+        exit: ExitClass::Ok,
+        issues: Vec::new(),
+        pack: pack.to_path_buf(),
+        manifest: None,
+        signed: false,
+        found: None,
+    };
     inspection.run();
     inspection
 }
@@ -42,14 +49,23 @@ impl Inspection {
 
     /// Whether nothing in the files would stop a strict verification.
     pub fn strict_ready(&self) -> bool {
-        self.ok() && self.signed && self.found.as_ref().is_some_and(|found| found.findings(true).is_empty())
+        self.ok()
+            && self.signed
+            && self
+                .found
+                .as_ref()
+                .is_some_and(|found| found.findings(true).is_empty())
     }
 
     fn issue(&mut self, exit: ExitClass, stage: u8, (check_id, message): Finding) {
         if self.exit == ExitClass::Ok {
             self.exit = exit;
         }
-        self.issues.push(Failure { check_id, stage, message });
+        self.issues.push(Failure {
+            check_id,
+            stage,
+            message,
+        });
     }
 
     fn run(&mut self) {
@@ -57,16 +73,30 @@ impl Inspection {
             let message = format!("`{}` is not a directory", self.pack.display());
             return self.issue(ExitClass::Missing, 2, ("missing.pack", message));
         };
-        let is_file = |name: &str| fs::metadata(root.join(name)).is_ok_and(|metadata| metadata.is_file());
-        for (check_id, name) in [("missing.manifest", layout::MANIFEST), ("missing.checksums", layout::CHECKSUMS)] {
+        let is_file =
+            |name: &str| fs::metadata(root.join(name)).is_ok_and(|metadata| metadata.is_file());
+        for (check_id, name) in [
+            ("missing.manifest", layout::MANIFEST),
+            ("missing.checksums", layout::CHECKSUMS),
+        ] {
             if !is_file(name) {
-                return self.issue(ExitClass::Missing, 2, (check_id, format!("the pack has no `{name}`")));
+                return self.issue(
+                    ExitClass::Missing,
+                    2,
+                    (check_id, format!("the pack has no `{name}`")),
+                );
             }
         }
         self.signed = is_file(layout::SIGNATURE);
         let value = match reader::read_strict(&root.join(layout::MANIFEST), reader::CONTROL_LIMIT) {
             Ok(value) => value,
-            Err(fault) => return self.issue(ExitClass::Format, 4, ("format.json", format!("`{}` {fault}", layout::MANIFEST))),
+            Err(fault) => {
+                return self.issue(
+                    ExitClass::Format,
+                    4,
+                    ("format.json", format!("`{}` {fault}", layout::MANIFEST)),
+                );
+            }
         };
         let (references, field_faults) = manifest::references(&value);
         for fault in manifest::schema_faults(&value) {
@@ -80,19 +110,37 @@ impl Inspection {
         }
         let list = match reader::read_bytes(&root.join(layout::CHECKSUMS), reader::CONTROL_LIMIT) {
             Ok(list) => list,
-            Err(fault) => return self.issue(ExitClass::Integrity, 6, ("integrity.limits", format!("`{}` {fault}", layout::CHECKSUMS))),
+            Err(fault) => {
+                return self.issue(
+                    ExitClass::Integrity,
+                    6,
+                    (
+                        "integrity.limits",
+                        format!("`{}` {fault}", layout::CHECKSUMS),
+                    ),
+                );
+            }
         };
         let found = integrity::examine(&root, &value, &references, &list);
         // Mirrors are reported, but do not make the inspection fail; edit metadata is a matter of verification.
         let mut findings: Vec<Finding> = Vec::new();
-        for part in [&found.binding, &found.checksums, &found.references, &found.limits] {
+        for part in [
+            &found.binding,
+            &found.checksums,
+            &found.references,
+            &found.limits,
+        ] {
             findings.extend(part.iter().cloned());
         }
         findings.extend(found.extras_finding());
         for finding in findings {
             self.issue(ExitClass::Integrity, 6, finding);
         }
-        let mirrors = found.mirrors.iter().map(|(check_id, message)| Failure { check_id, stage: 6, message: message.clone() });
+        let mirrors = found.mirrors.iter().map(|(check_id, message)| Failure {
+            check_id,
+            stage: 6,
+            message: message.clone(),
+        });
         self.issues.extend(mirrors);
         self.manifest = Some(value);
         self.found = Some(found);
@@ -103,7 +151,11 @@ impl Inspection {
         let manifest = self.manifest.as_ref().unwrap_or(&Value::Null);
         let text = |path: &[&str]| get::text(manifest, path);
         let (total, errors) = self.found.as_ref().map_or((0, 0), |found| {
-            let failing = found.reports.iter().filter(|name| layout::expects_failure(name, &found.table.strictness)).count();
+            let failing = found
+                .reports
+                .iter()
+                .filter(|name| layout::expects_failure(name, &found.table.strictness))
+                .count();
             (found.reports.len(), failing)
         });
         let clean_part = |part: fn(&Integrity) -> bool| self.found.as_ref().is_some_and(part);

@@ -42,7 +42,12 @@ pub(crate) struct Integrity {
 }
 
 /// Examines all files of a pack.
-pub(crate) fn examine(root: &Root, manifest: &Value, references: &[Reference], list: &[u8]) -> Integrity {
+pub(crate) fn examine(
+    root: &Root,
+    manifest: &Value,
+    references: &[Reference],
+    list: &[u8],
+) -> Integrity {
     let mut found = Integrity::default();
     let claimed = get::text(manifest, &["checksums_sha256_digest"]).unwrap_or_default();
     let actual = digest::hex(list);
@@ -54,10 +59,19 @@ pub(crate) fn examine(root: &Root, manifest: &Value, references: &[Reference], l
     }
     let mut escapes = BTreeSet::new();
     let list = checksums::parse(list);
-    found.checksums.extend(list.faults.iter().map(|fault| ("integrity.line_syntax", format!("`{}`: {fault}", layout::CHECKSUMS))));
+    found.checksums.extend(list.faults.iter().map(|fault| {
+        (
+            "integrity.line_syntax",
+            format!("`{}`: {fault}", layout::CHECKSUMS),
+        )
+    }));
     found.hashed = list.lines.len();
     // Files are hashed in parallel; findings keep the order of the list.
-    let checked: Vec<Option<Finding>> = list.lines.par_iter().map(|line| check_line(root, &line.name, &line.digest)).collect();
+    let checked: Vec<Option<Finding>> = list
+        .lines
+        .par_iter()
+        .map(|line| check_line(root, &line.name, &line.digest))
+        .collect();
     for (line, finding) in list.lines.iter().zip(checked) {
         if let Some(finding) = finding {
             if finding.0 == "integrity.path_escape" {
@@ -77,13 +91,32 @@ pub(crate) fn examine(root: &Root, manifest: &Value, references: &[Reference], l
         }
     }
     let listing = root.walk();
-    found.files = listing.entries.iter().filter(|entry| entry.is_file()).count();
-    found.reports = listing.entries.iter().filter(|entry| entry.is_file() && layout::is_report(&entry.name)).map(|entry| entry.name.clone()).collect();
+    found.files = listing
+        .entries
+        .iter()
+        .filter(|entry| entry.is_file())
+        .count();
+    found.reports = listing
+        .entries
+        .iter()
+        .filter(|entry| entry.is_file() && layout::is_report(&entry.name))
+        .map(|entry| entry.name.clone())
+        .collect();
     layout::sort_by_parts(&mut found.reports);
     found.table = Table::read(root);
-    found.edit_metadata.extend(found.table.fault.iter().map(|fault| ("integrity.scenarios", fault.clone())));
+    found.edit_metadata.extend(
+        found
+            .table
+            .fault
+            .iter()
+            .map(|fault| ("integrity.scenarios", fault.clone())),
+    );
     let disagreements = edit_metadata::faults(root, &found.table, &found.reports);
-    found.edit_metadata.extend(disagreements.into_iter().map(|fault| ("integrity.edit_metadata", fault)));
+    found.edit_metadata.extend(
+        disagreements
+            .into_iter()
+            .map(|fault| ("integrity.edit_metadata", fault)),
+    );
     extras(&listing, &mut found);
     hardening(&listing, &escapes, &mut found);
     subject_form(root, manifest, &mut found);
@@ -94,7 +127,13 @@ impl Integrity {
     /// All findings that refuse the pack, in the order in which the parts are checked.
     pub(crate) fn findings(&self, strict: bool) -> Vec<Finding> {
         let mut all: Vec<Finding> = Vec::new();
-        for part in [&self.binding, &self.checksums, &self.mirrors, &self.references, &self.edit_metadata] {
+        for part in [
+            &self.binding,
+            &self.checksums,
+            &self.mirrors,
+            &self.references,
+            &self.edit_metadata,
+        ] {
             all.extend(part.iter().cloned());
         }
         if strict {
@@ -113,38 +152,78 @@ impl Integrity {
         if self.extras.is_empty() {
             return None;
         }
-        let mut names = self.extras.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let mut names = self
+            .extras
+            .iter()
+            .take(SHOWN)
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         if self.extras.len() > SHOWN {
             names.push_str(&format!(" and {} more", self.extras.len() - SHOWN));
         }
-        Some(("integrity.extra_files", format!("in the pack, but not in `{}`: {names}", layout::CHECKSUMS)))
+        Some((
+            "integrity.extra_files",
+            format!("in the pack, but not in `{}`: {names}", layout::CHECKSUMS),
+        ))
     }
 }
 
 fn check_line(root: &Root, name: &str, expected: &str) -> Option<Finding> {
     match root.resolve(name) {
-        Place::Outside => Some(("integrity.path_escape", format!("`{name}` in `{}` leads out of the pack", layout::CHECKSUMS))),
-        Place::NoFile => Some(("integrity.missing_file", format!("`{name}` is listed in `{}`, but is no file in the pack", layout::CHECKSUMS))),
+        Place::Outside => Some((
+            "integrity.path_escape",
+            format!("`{name}` in `{}` leads out of the pack", layout::CHECKSUMS),
+        )),
+        Place::NoFile => Some((
+            "integrity.missing_file",
+            format!(
+                "`{name}` is listed in `{}`, but is no file in the pack",
+                layout::CHECKSUMS
+            ),
+        )),
         Place::File(path) => match digest::hex_of_file(&path) {
-            Err(error) => Some(("integrity.unreadable", format!("`{name}` cannot be checked: {error}"))),
-            Ok((actual, _)) if actual != expected => {
-                Some(("integrity.digest", format!("`{name}` has the digest {actual}, the list says {expected}: the file was changed")))
-            }
+            Err(error) => Some((
+                "integrity.unreadable",
+                format!("`{name}` cannot be checked: {error}"),
+            )),
+            Ok((actual, _)) if actual != expected => Some((
+                "integrity.digest",
+                format!(
+                    "`{name}` has the digest {actual}, the list says {expected}: the file was changed"
+                ),
+            )),
             Ok(_) => None,
         },
     }
 }
 
 fn check_reference(root: &Root, reference: &Reference) -> Option<Finding> {
-    let Reference { field, path: name, digest: expected } = reference;
+    let Reference {
+        field,
+        path: name,
+        digest: expected,
+    } = reference;
     match root.resolve(name) {
-        Place::Outside => Some(("integrity.ref_escape", format!("manifest field `{field}` names `{name}`, which leads out of the pack"))),
-        Place::NoFile => Some(("integrity.ref_missing", format!("manifest field `{field}` names `{name}`, which is no file in the pack"))),
+        Place::Outside => Some((
+            "integrity.ref_escape",
+            format!("manifest field `{field}` names `{name}`, which leads out of the pack"),
+        )),
+        Place::NoFile => Some((
+            "integrity.ref_missing",
+            format!("manifest field `{field}` names `{name}`, which is no file in the pack"),
+        )),
         Place::File(path) => match digest::hex_of_file(&path) {
-            Err(error) => Some(("integrity.unreadable", format!("`{name}` cannot be checked: {error}"))),
-            Ok((actual, _)) if actual != *expected => {
-                Some(("integrity.ref_digest", format!("manifest field `{field}`: `{name}` has the digest {actual}, the manifest says {expected}")))
-            }
+            Err(error) => Some((
+                "integrity.unreadable",
+                format!("`{name}` cannot be checked: {error}"),
+            )),
+            Ok((actual, _)) if actual != *expected => Some((
+                "integrity.ref_digest",
+                format!(
+                    "manifest field `{field}`: `{name}` has the digest {actual}, the manifest says {expected}"
+                ),
+            )),
             Ok(_) => None,
         },
     }
@@ -163,7 +242,10 @@ fn mirrors(root: &Root, found: &mut Integrity) {
             (Err(fault), _) => format!("{fault}, so it cannot be compared with"),
             (_, Err(_)) => "mirrors a file that is not there:".to_owned(),
         };
-        found.mirrors.push(("integrity.mirror", format!("`{mirror}` {problem} `{original}`")));
+        found.mirrors.push((
+            "integrity.mirror",
+            format!("`{mirror}` {problem} `{original}`"),
+        ));
     }
 }
 
@@ -171,24 +253,52 @@ fn extras(listing: &Listing, found: &mut Integrity) {
     found.extras = listing
         .entries
         .iter()
-        .filter(|entry| entry.is_file() && !layout::is_control(&entry.name) && !layout::is_transport(&entry.name) && !found.digests.contains_key(&entry.name))
+        .filter(|entry| {
+            entry.is_file()
+                && !layout::is_control(&entry.name)
+                && !layout::is_transport(&entry.name)
+                && !found.digests.contains_key(&entry.name)
+        })
         .map(|entry| entry.name.clone())
         .collect();
 }
 
 fn hardening(listing: &Listing, escapes: &BTreeSet<String>, found: &mut Integrity) {
-    found.limits.extend(listing.unreadable.iter().map(|reason| ("integrity.limits", reason.clone())));
+    found.limits.extend(
+        listing
+            .unreadable
+            .iter()
+            .map(|reason| ("integrity.limits", reason.clone())),
+    );
     let mut folded: BTreeMap<String, &str> = BTreeMap::new();
     for entry in &listing.entries {
         match entry.kind {
-            Kind::Link { file: true, outside: true } if !escapes.contains(&entry.name) => {
-                found.limits.push(("integrity.link", format!("`{}` is a symbolic link to a file outside the pack", entry.name)));
+            Kind::Link {
+                file: true,
+                outside: true,
+            } if !escapes.contains(&entry.name) => {
+                found.limits.push((
+                    "integrity.link",
+                    format!(
+                        "`{}` is a symbolic link to a file outside the pack",
+                        entry.name
+                    ),
+                ));
             }
             Kind::Link { .. } if !escapes.contains(&entry.name) => {
-                found.strict.push(("integrity.link", format!("`{}` is a symbolic link; a strict pack holds none", entry.name)));
+                found.strict.push((
+                    "integrity.link",
+                    format!(
+                        "`{}` is a symbolic link; a strict pack holds none",
+                        entry.name
+                    ),
+                ));
             }
             Kind::Special => {
-                found.strict.push(("integrity.link", format!("`{}` is neither a file nor a directory", entry.name)));
+                found.strict.push((
+                    "integrity.link",
+                    format!("`{}` is neither a file nor a directory", entry.name),
+                ));
             }
             _ => {}
         }
@@ -203,9 +313,18 @@ fn hardening(listing: &Listing, escapes: &BTreeSet<String>, found: &mut Integrit
 
 /// In strict mode the subject of the manifest must be what its name says: a JSON document.
 fn subject_form(root: &Root, manifest: &Value, found: &mut Integrity) {
-    let Some(name) = get::text(manifest, &["subject", "path"]).filter(|name| name.ends_with(".json")) else { return };
-    let Place::File(path) = root.resolve(name) else { return };
+    let Some(name) =
+        get::text(manifest, &["subject", "path"]).filter(|name| name.ends_with(".json"))
+    else {
+        return;
+    };
+    let Place::File(path) = root.resolve(name) else {
+        return;
+    };
     if let Err(fault) = json::read_strict(&path, json::REPORT_LIMIT) {
-        found.strict.push(("integrity.ref_digest", format!("the subject `{name}` {fault}")));
+        found.strict.push((
+            "integrity.ref_digest",
+            format!("the subject `{name}` {fault}"),
+        ));
     }
 }

@@ -72,7 +72,9 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
     let unreadable = |error: std::io::Error| Fault::Unreadable(error.to_string());
     let file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > limit {
         return Err(Fault::TooLarge { limit });
     }
@@ -83,15 +85,27 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
 pub fn parse(bytes: &[u8]) -> Result<Document, Fault> {
     let text = std::str::from_utf8(bytes).map_err(|error| Fault::Encoding(error.to_string()))?;
     if text.starts_with('\u{feff}') {
-        return Err(Fault::Encoding("it begins with a byte order mark".to_owned()));
+        return Err(Fault::Encoding(
+            "it begins with a byte order mark".to_owned(),
+        ));
     }
     let state = State::default();
     let mut reader = serde_json::Deserializer::from_str(text);
-    let parsed = Seed { state: &state, depth: 0 }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let parsed = Seed {
+        state: &state,
+        depth: 0,
+    }
+    .deserialize(&mut reader)
+    .and_then(|value| reader.end().map(|()| value));
     match parsed {
-        Ok(value) => Ok(Document { value, repeated: state.repeated.into_inner() }),
+        Ok(value) => Ok(Document {
+            value,
+            repeated: state.repeated.into_inner(),
+        }),
         Err(_) if state.too_deep.get() => Err(Fault::TooDeep),
-        Err(error) if names_non_finite(text, error.line(), error.column()) => Err(Fault::NonFinite(error.to_string())),
+        Err(error) if names_non_finite(text, error.line(), error.column()) => {
+            Err(Fault::NonFinite(error.to_string()))
+        }
         Err(error) => Err(Fault::Syntax(error.to_string())),
     }
 }
@@ -103,11 +117,21 @@ pub fn read_strict(path: &Path, limit: u64) -> Result<Value, Fault> {
 
 /// Whether the parser stopped at one of the words that Python writes for non-finite floats. Lines and columns count from 1, columns in bytes.
 fn names_non_finite(text: &str, line: usize, column: usize) -> bool {
-    let Some(line) = text.as_bytes().split(|byte| *byte == b'\n').nth(line.saturating_sub(1)) else { return false };
+    let Some(line) = text
+        .as_bytes()
+        .split(|byte| *byte == b'\n')
+        .nth(line.saturating_sub(1))
+    else {
+        return false;
+    };
     // The parser reports the column of the offending character or of the one after it.
     let from = column.saturating_sub(2).min(line.len());
     let near = &line[from..line.len().min(from + 12)];
-    [&b"NaN"[..], b"Infinity"].iter().any(|word| near.windows(word.len()).take(3).any(|window| window == *word))
+    [&b"NaN"[..], b"Infinity"].iter().any(|word| {
+        near.windows(word.len())
+            .take(3)
+            .any(|window| window == *word)
+    })
 }
 
 #[derive(Default)]
@@ -128,7 +152,10 @@ impl Seed<'_> {
             self.state.too_deep.set(true);
             return Err(E::custom("nested too deeply"));
         }
-        Ok(Self { state: self.state, depth: self.depth + 1 })
+        Ok(Self {
+            state: self.state,
+            depth: self.depth + 1,
+        })
     }
 }
 
@@ -160,7 +187,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -207,7 +236,8 @@ pub(crate) mod get {
 
     /// The value below a chain of object keys.
     pub(crate) fn at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
-        path.iter().try_fold(value, |value, key| value.as_object()?.get(*key))
+        path.iter()
+            .try_fold(value, |value, key| value.as_object()?.get(*key))
     }
 
     /// The object below a chain of object keys.
@@ -264,13 +294,19 @@ mod tests {
     #[test]
     fn faults_have_their_own_kind() {
         assert!(matches!(parse(b"{\"a\": NaN}"), Err(Fault::NonFinite(_))));
-        assert!(matches!(parse(b"{\"a\":\n -Infinity}"), Err(Fault::NonFinite(_))));
+        assert!(matches!(
+            parse(b"{\"a\":\n -Infinity}"),
+            Err(Fault::NonFinite(_))
+        ));
         assert!(matches!(parse(b"{\"a\": nope}"), Err(Fault::Syntax(_))));
         assert!(matches!(parse(b"{\"a\": 1} 2"), Err(Fault::Syntax(_))));
         assert!(matches!(parse(b""), Err(Fault::Syntax(_))));
         assert!(matches!(parse(b"\xef\xbb\xbf{}"), Err(Fault::Encoding(_))));
         assert!(matches!(parse(b"{\"\xff\": 1}"), Err(Fault::Encoding(_))));
-        assert!(matches!(parse("[".repeat(5000).as_bytes()), Err(Fault::TooDeep)));
+        assert!(matches!(
+            parse("[".repeat(5000).as_bytes()),
+            Err(Fault::TooDeep)
+        ));
         let deepest = format!("{}{}", "[".repeat(DEPTH_LIMIT), "]".repeat(DEPTH_LIMIT));
         assert!(parse(deepest.as_bytes()).is_ok());
     }

@@ -8,7 +8,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, KeypairBytes};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+    KeypairBytes,
+};
 use serde_json::{Value, json};
 
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
@@ -69,7 +72,10 @@ pub fn write_pair(key: &SigningKey, private: &Path, public: Option<&Path>) -> Re
             ExitClass::Usage,
             1,
             "usage.key_paths",
-            format!("the private and the public key would be the same file `{}`; name another for one of them", private.display()),
+            format!(
+                "the private and the public key would be the same file `{}`; name another for one of them",
+                private.display()
+            ),
         ));
     }
     for path in [private, &public] {
@@ -78,7 +84,10 @@ pub fn write_pair(key: &SigningKey, private: &Path, public: Option<&Path>) -> Re
                 ExitClass::Usage,
                 1,
                 "usage.key_exists",
-                format!("`{}` exists and is not overwritten; choose another name or remove it yourself", path.display()),
+                format!(
+                    "`{}` exists and is not overwritten; choose another name or remove it yourself",
+                    path.display()
+                ),
             ));
         }
     }
@@ -88,12 +97,21 @@ pub fn write_pair(key: &SigningKey, private: &Path, public: Option<&Path>) -> Re
         reason: format!("it cannot be encoded: {error}"),
     };
     // Without the public part this is PKCS#8 version 0, the form that every reader knows.
-    let pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
-    let private_text = pair.to_pkcs8_pem(LineEnding::LF).map_err(|error| encoding_failed(private, &error))?;
+    let pair = KeypairBytes {
+        secret_key: key.to_bytes(),
+        public_key: None,
+    };
+    let private_text = pair
+        .to_pkcs8_pem(LineEnding::LF)
+        .map_err(|error| encoding_failed(private, &error))?;
     let public_text = public_pem(&key.verifying_key())?;
     for path in [private, &public] {
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|source| Error::io("create the directory", parent, source))?;
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            fs::create_dir_all(parent)
+                .map_err(|source| Error::io("create the directory", parent, source))?;
         }
     }
     create(private, private_text.as_bytes(), Some(0o600))?;
@@ -102,7 +120,11 @@ pub fn write_pair(key: &SigningKey, private: &Path, public: Option<&Path>) -> Re
         let _ = fs::remove_file(private);
         return Err(error);
     }
-    Ok(Generated { private_key: private.to_path_buf(), public_key: public, fingerprint: fingerprint(&key.verifying_key()) })
+    Ok(Generated {
+        private_key: private.to_path_buf(),
+        public_key: public,
+        fingerprint: fingerprint(&key.verifying_key()),
+    })
 }
 
 /// Reads a private key.
@@ -110,7 +132,11 @@ pub fn write_pair(key: &SigningKey, private: &Path, public: Option<&Path>) -> Re
 /// # Errors
 /// If the file cannot be read, is encrypted, is no PKCS#8 PEM, or holds a key of another algorithm.
 pub fn load_signing(path: &Path) -> Result<SigningKey> {
-    let refuse = |reason: String| Error::Key { role: "signing", path: path.to_path_buf(), reason };
+    let refuse = |reason: String| Error::Key {
+        role: "signing",
+        path: path.to_path_buf(),
+        reason,
+    };
     let text = read_text(path).map_err(refuse)?;
     if text.contains("ENCRYPTED") {
         return Err(refuse("it is encrypted, and encrypted keys are not supported; store an unencrypted PKCS#8 key with mode 0600".to_owned()));
@@ -125,9 +151,14 @@ pub fn load_signing(path: &Path) -> Result<SigningKey> {
 /// # Errors
 /// If the file cannot be read, is no SubjectPublicKeyInfo PEM, or holds a key of another algorithm.
 pub fn load_public(path: &Path) -> Result<VerifyingKey> {
-    let refuse = |reason: String| Error::Key { role: "public", path: path.to_path_buf(), reason };
+    let refuse = |reason: String| Error::Key {
+        role: "public",
+        path: path.to_path_buf(),
+        reason,
+    };
     let text = read_text(path).map_err(refuse)?;
-    parse_public(&text).map_err(|error| refuse(format!("it is not an Ed25519 public key in PEM ({error})")))
+    parse_public(&text)
+        .map_err(|error| refuse(format!("it is not an Ed25519 public key in PEM ({error})")))
 }
 
 /// `sha256:` and the SHA-256 of the 32 raw bytes of the key.
@@ -137,11 +168,12 @@ pub fn fingerprint(key: &VerifyingKey) -> String {
 
 /// The public key as PEM text with line feeds.
 pub fn public_pem(key: &VerifyingKey) -> Result<String> {
-    key.to_public_key_pem(LineEnding::LF).map_err(|error| Error::Key {
-        role: "public",
-        path: PathBuf::new(),
-        reason: format!("it cannot be encoded: {error}"),
-    })
+    key.to_public_key_pem(LineEnding::LF)
+        .map_err(|error| Error::Key {
+            role: "public",
+            path: PathBuf::new(),
+            reason: format!("it cannot be encoded: {error}"),
+        })
 }
 
 pub(crate) fn parse_public(text: &str) -> std::result::Result<VerifyingKey, String> {
@@ -163,11 +195,15 @@ fn create(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<()> {
     }
     #[cfg(not(unix))]
     let _ = mode;
-    let mut file = options.open(path).map_err(|source| Error::io("create", path, source))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| {
-        let _ = fs::remove_file(path);
-        Error::io("write", path, source)
-    })
+    let mut file = options
+        .open(path)
+        .map_err(|source| Error::io("create", path, source))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|source| {
+            let _ = fs::remove_file(path);
+            Error::io("write", path, source)
+        })
 }
 
 #[cfg(test)]
@@ -184,13 +220,25 @@ mod tests {
         assert_eq!(fs::metadata(&private).unwrap().len(), 119);
         assert_eq!(fs::metadata(&made.public_key).unwrap().len(), 113);
         #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&private).unwrap().permissions()) & 0o777, 0o600);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&private).unwrap().permissions())
+                & 0o777,
+            0o600
+        );
         let signing = load_signing(&private).unwrap();
-        assert_eq!(load_public(&made.public_key).unwrap(), signing.verifying_key());
+        assert_eq!(
+            load_public(&made.public_key).unwrap(),
+            signing.verifying_key()
+        );
         assert_eq!(fingerprint(&signing.verifying_key()), made.fingerprint);
 
         let before = fs::read(&private).unwrap();
-        assert_eq!(generate(&private, Some(&folder.path().join("new.pem"))).unwrap_err().exit(), ExitClass::Usage);
+        assert_eq!(
+            generate(&private, Some(&folder.path().join("new.pem")))
+                .unwrap_err()
+                .exit(),
+            ExitClass::Usage
+        );
         assert!(!folder.path().join("new.pem").exists());
         assert_eq!(fs::read(&private).unwrap(), before);
     }
@@ -199,11 +247,21 @@ mod tests {
     fn other_keys_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k.pem");
-        for text in ["", "hello", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        for text in [
+            "",
+            "hello",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
             fs::write(&path, text).unwrap();
             assert!(load_signing(&path).is_err(), "{text}");
             assert!(load_public(&path).is_err(), "{text}");
         }
-        assert!(load_signing(&folder.path().join("absent")).unwrap_err().to_string().contains("cannot be read"));
+        assert!(
+            load_signing(&folder.path().join("absent"))
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be read")
+        );
     }
 }

@@ -24,16 +24,26 @@ pub const NATIVE_VERDICT: &str = "results/final_verdict.json";
 pub const V2_VERDICT: &str = "results/verdicts/final_verdict.json";
 
 /// Optional mirrors and what they mirror.
-pub const MIRRORS: [(&str, &str); 3] =
-    [("metadata/manifest.json", MANIFEST), ("metadata/manifest.signature.json", SIGNATURE), ("metadata/checksums.sha256", CHECKSUMS)];
+pub const MIRRORS: [(&str, &str); 3] = [
+    ("metadata/manifest.json", MANIFEST),
+    ("metadata/manifest.signature.json", SIGNATURE),
+    ("metadata/checksums.sha256", CHECKSUMS),
+];
 
 /// Sidecars that the package-native layout takes from beside a report, in the order in which they are written.
-pub const NATIVE_SIDECARS: [&str; 6] =
-    [EDIT_METADATA, "deployable_artifact_validation.json", "backend_inventory.json", "memory_report.json", "load_smoke.json", "inference_smoke.json"];
+pub const NATIVE_SIDECARS: [&str; 6] = [
+    EDIT_METADATA,
+    "deployable_artifact_validation.json",
+    "backend_inventory.json",
+    "memory_report.json",
+    "load_smoke.json",
+    "inference_smoke.json",
+];
 
 /// Whether a name is in the control set: never extra, never required in the list.
 pub fn is_control(name: &str) -> bool {
-    [CHECKSUMS, MANIFEST, SIGNATURE].contains(&name) || MIRRORS.iter().any(|(mirror, _)| *mirror == name)
+    [CHECKSUMS, MANIFEST, SIGNATURE].contains(&name)
+        || MIRRORS.iter().any(|(mirror, _)| *mirror == name)
 }
 
 /// Whether a name is a leftover of file managers and archivers that the format ignores.
@@ -78,7 +88,12 @@ pub fn strictness_table(scenarios: &Value) -> BTreeMap<String, String> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .filter_map(|scenario| Some((scenario.get("id")?.as_str()?.to_owned(), scenario.get("strictness")?.as_str()?.to_owned())))
+        .filter_map(|scenario| {
+            Some((
+                scenario.get("id")?.as_str()?.to_owned(),
+                scenario.get("strictness")?.as_str()?.to_owned(),
+            ))
+        })
         .collect()
 }
 
@@ -87,7 +102,10 @@ pub fn strictness_table(scenarios: &Value) -> BTreeMap<String, String> {
 /// Two ids can collide; callers refuse that before a run begins.
 pub fn model_folder(model: &str) -> String {
     let mut name = String::new();
-    for character in model.chars().map(|character| character.to_ascii_lowercase()) {
+    for character in model
+        .chars()
+        .map(|character| character.to_ascii_lowercase())
+    {
         match character {
             '/' => name.push_str("__"),
             ' ' => name.push('_'),
@@ -104,21 +122,51 @@ mod tests {
 
     #[test]
     fn scenarios_by_path() {
-        assert_eq!(scenario_of("reports/m/s/run_1/evaluation.report.json"), Some("s"));
+        assert_eq!(
+            scenario_of("reports/m/s/run_1/evaluation.report.json"),
+            Some("s")
+        );
         assert_eq!(scenario_of("reports/m/s/evaluation.report.json"), Some("s"));
-        assert_eq!(scenario_of("reports/m/errors/e/evaluation.report.json"), Some("e"));
-        assert_eq!(scenario_of("reports/m/errors/evaluation.report.json"), Some("errors"));
-        assert_eq!(scenario_of("reports/report-001/evaluation.report.json"), None);
-        let table = BTreeMap::from([("e".to_owned(), "must_detect".to_owned()), ("s".to_owned(), "must_fail".to_owned())]);
-        assert!(!expects_failure("reports/m/errors/e/evaluation.report.json", &table));
-        assert!(expects_failure("reports/m/errors/x/evaluation.report.json", &table));
-        assert!(expects_failure("reports/m/s/run_1/evaluation.report.json", &table));
-        assert!(!expects_failure("reports/m/t/run_1/evaluation.report.json", &table));
+        assert_eq!(
+            scenario_of("reports/m/errors/e/evaluation.report.json"),
+            Some("e")
+        );
+        assert_eq!(
+            scenario_of("reports/m/errors/evaluation.report.json"),
+            Some("errors")
+        );
+        assert_eq!(
+            scenario_of("reports/report-001/evaluation.report.json"),
+            None
+        );
+        let table = BTreeMap::from([
+            ("e".to_owned(), "must_detect".to_owned()),
+            ("s".to_owned(), "must_fail".to_owned()),
+        ]);
+        assert!(!expects_failure(
+            "reports/m/errors/e/evaluation.report.json",
+            &table
+        ));
+        assert!(expects_failure(
+            "reports/m/errors/x/evaluation.report.json",
+            &table
+        ));
+        assert!(expects_failure(
+            "reports/m/s/run_1/evaluation.report.json",
+            &table
+        ));
+        assert!(!expects_failure(
+            "reports/m/t/run_1/evaluation.report.json",
+            &table
+        ));
     }
 
     #[test]
     fn model_folders() {
-        assert_eq!(model_folder("mistralai/Mistral-7B-v0.1"), "mistralai__mistral-7b-v01");
+        assert_eq!(
+            model_folder("mistralai/Mistral-7B-v0.1"),
+            "mistralai__mistral-7b-v01"
+        );
         assert_eq!(model_folder("A B"), "a_b");
     }
 

@@ -32,7 +32,10 @@ pub fn schema_faults(manifest: &Value) -> Vec<String> {
     match fields.get("checksums_sha256_digest") {
         Some(Value::String(text)) if digest::is_hex(text) => {}
         None => check.fault("checksums_sha256_digest", "is required"),
-        Some(_) => check.fault("checksums_sha256_digest", "must be 64 lower-case hex digits"),
+        Some(_) => check.fault(
+            "checksums_sha256_digest",
+            "must be 64 lower-case hex digits",
+        ),
     }
     check.one_of(fields, "evidence_level", &["low", "medium", "high"]);
     check.one_of(fields, "network_mode", &["offline", "online"]);
@@ -70,21 +73,35 @@ pub fn schema_faults(manifest: &Value) -> Vec<String> {
     if let Some(builder) = check.object(fields, "builder") {
         check.required_text(builder, "builder.", "id");
         check.required_text(builder, "builder.", "name");
-        if builder.get("version").is_some_and(|version| !version.is_string()) {
+        if builder
+            .get("version")
+            .is_some_and(|version| !version.is_string())
+        {
             check.fault("builder.version", "must be a string");
         }
     }
     check.each(fields, "materials", |check, place, item| {
-        let Some(item) = item.as_object() else { return check.fault(place, "must be an object") };
+        let Some(item) = item.as_object() else {
+            return check.fault(place, "must be an object");
+        };
         let prefix = format!("{place}.");
-        if !item.get("name").and_then(Value::as_str).is_some_and(is_material_name) {
-            check.fault(&format!("{place}.name"), "must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`");
+        if !item
+            .get("name")
+            .and_then(Value::as_str)
+            .is_some_and(is_material_name)
+        {
+            check.fault(
+                &format!("{place}.name"),
+                "must begin with a letter or digit and hold only letters, digits, `.`, `_` and `-`",
+            );
         }
         check.required_text(item, &prefix, "path");
         check.prefixed(item, &prefix, true);
     });
     check.each(fields, "models", |check, place, item| {
-        let Some(item) = item.as_object() else { return check.fault(place, "must be an object") };
+        let Some(item) = item.as_object() else {
+            return check.fault(place, "must be an object");
+        };
         check.required_text(item, &format!("{place}."), "model_id");
         if !item.get("revision").is_some_and(Value::is_string) {
             check.fault(&format!("{place}.revision"), "must be a string");
@@ -113,20 +130,42 @@ pub fn references(manifest: &Value) -> (Vec<Reference>, Vec<String>) {
     let mut references = Vec::new();
     let mut faults = Vec::new();
     let mut take = |field: String, value: Option<&Value>| {
-        let Some(fields) = value.and_then(Value::as_object) else { return };
+        let Some(fields) = value.and_then(Value::as_object) else {
+            return;
+        };
         let path = fields.get("path").and_then(Value::as_str);
-        let digest = fields.get("digest").and_then(Value::as_str).and_then(|digest| digest.strip_prefix("sha256:"));
+        let digest = fields
+            .get("digest")
+            .and_then(Value::as_str)
+            .and_then(|digest| digest.strip_prefix("sha256:"));
         match (path, digest) {
-            (Some(path), Some(digest)) => references.push(Reference { field, path: path.to_owned(), digest: digest.to_owned() }),
+            (Some(path), Some(digest)) => references.push(Reference {
+                field,
+                path: path.to_owned(),
+                digest: digest.to_owned(),
+            }),
             (None, None) => {}
-            (Some(_), None) => faults.push(format!("`{field}` has a path but no digest; give both")),
-            (None, Some(_)) => faults.push(format!("`{field}` has a digest but no path; give both")),
+            (Some(_), None) => {
+                faults.push(format!("`{field}` has a path but no digest; give both"))
+            }
+            (None, Some(_)) => {
+                faults.push(format!("`{field}` has a digest but no path; give both"))
+            }
         }
     };
     take("subject".to_owned(), manifest.get("subject"));
-    take("invocation.config_source".to_owned(), get::at(manifest, &["invocation", "config_source"]));
+    take(
+        "invocation.config_source".to_owned(),
+        get::at(manifest, &["invocation", "config_source"]),
+    );
     take("environment".to_owned(), manifest.get("environment"));
-    for (index, item) in manifest.get("materials").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    for (index, item) in manifest
+        .get("materials")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         take(format!("materials[{index}]"), Some(item));
     }
     (references, faults)
@@ -135,20 +174,31 @@ pub fn references(manifest: &Value) -> (Vec<Reference>, Vec<String>) {
 /// Whether a name may be a material's.
 pub fn is_material_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-'))
+        && name.chars().all(|character| {
+            character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-')
+        })
 }
 
 /// The evidence level that a manifest's content supports: section 4.4 of the format.
 pub fn evidence_level(manifest: &Value) -> &'static str {
     let count = |key| get::number(manifest, &["verification", key]).unwrap_or(0.0);
     let subject = manifest.get("subject").is_some_and(Value::is_object);
-    let bound = manifest.get("checksums_sha256_digest").is_some_and(Value::is_string);
+    let bound = manifest
+        .get("checksums_sha256_digest")
+        .is_some_and(Value::is_string);
     if !(subject && bound && count("clean_reports") > 0.0) {
         return "low";
     }
-    let backed = |path: &[&str]| get::object(manifest, path).is_some_and(|fields| fields.contains_key("path") && fields.contains_key("digest"));
+    let backed = |path: &[&str]| {
+        get::object(manifest, path)
+            .is_some_and(|fields| fields.contains_key("path") && fields.contains_key("digest"))
+    };
     let both = backed(&["invocation", "config_source"]) && backed(&["environment"]);
-    if both && count("failed_reports") == 0.0 { "high" } else { "medium" }
+    if both && count("failed_reports") == 0.0 {
+        "high"
+    } else {
+        "medium"
+    }
 }
 
 /// A reference as the manifest writes it.
@@ -198,14 +248,23 @@ impl Check {
     /// An optional text of at least `least` characters.
     fn text(&mut self, fields: &Map<String, Value>, key: &str, least: usize) {
         if let Some(value) = fields.get(key)
-            && value.as_str().is_none_or(|text| text.chars().count() < least)
+            && value
+                .as_str()
+                .is_none_or(|text| text.chars().count() < least)
         {
-            self.fault(key, &format!("must be a string of at least {least} characters"));
+            self.fault(
+                key,
+                &format!("must be a string of at least {least} characters"),
+            );
         }
     }
 
     fn required_text(&mut self, fields: &Map<String, Value>, prefix: &str, key: &str) {
-        if fields.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
+        if fields
+            .get(key)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
+        {
             self.fault(&format!("{prefix}{key}"), "must be a non-empty string");
         }
     }
@@ -214,7 +273,10 @@ impl Check {
         match fields.get("digest") {
             None if !required => {}
             Some(Value::String(text)) if digest::is_prefixed(text) => {}
-            _ => self.fault(&format!("{prefix}digest"), "must be `sha256:` and 64 lower-case hex digits"),
+            _ => self.fault(
+                &format!("{prefix}digest"),
+                "must be `sha256:` and 64 lower-case hex digits",
+            ),
         }
     }
 
@@ -233,21 +295,36 @@ impl Check {
             }
         }
         for key in ["gpu_count", "gpu_memory_gb"] {
-            if fields.get(key).is_some_and(|value| !value.is_number() && !value.is_null()) {
+            if fields
+                .get(key)
+                .is_some_and(|value| !value.is_number() && !value.is_null())
+            {
                 self.fault(&format!("environment.{key}"), "must be a number or null");
             }
         }
-        if fields.get("fp8_native_support").is_some_and(|value| !value.is_boolean()) {
+        if fields
+            .get("fp8_native_support")
+            .is_some_and(|value| !value.is_boolean())
+        {
             self.fault("environment.fp8_native_support", "must be true or false");
         }
         self.backing(fields, "environment.");
     }
 
-    fn object<'f>(&mut self, fields: &'f Map<String, Value>, key: &str) -> Option<&'f Map<String, Value>> {
+    fn object<'f>(
+        &mut self,
+        fields: &'f Map<String, Value>,
+        key: &str,
+    ) -> Option<&'f Map<String, Value>> {
         self.nested_object(fields, "", key)
     }
 
-    fn nested_object<'f>(&mut self, fields: &'f Map<String, Value>, prefix: &str, key: &str) -> Option<&'f Map<String, Value>> {
+    fn nested_object<'f>(
+        &mut self,
+        fields: &'f Map<String, Value>,
+        prefix: &str,
+        key: &str,
+    ) -> Option<&'f Map<String, Value>> {
         let value = fields.get(key)?;
         if !value.is_object() {
             self.fault(&format!("{prefix}{key}"), "must be an object");
@@ -255,7 +332,12 @@ impl Check {
         value.as_object()
     }
 
-    fn each(&mut self, fields: &Map<String, Value>, key: &str, mut item_check: impl FnMut(&mut Self, &str, &Value)) {
+    fn each(
+        &mut self,
+        fields: &Map<String, Value>,
+        key: &str,
+        mut item_check: impl FnMut(&mut Self, &str, &Value),
+    ) {
         match fields.get(key) {
             None => {}
             Some(Value::Array(items)) => {
@@ -288,13 +370,19 @@ mod tests {
             ("checksums_sha256_digest", json!("A".repeat(64))),
             ("evidence_level", json!("best")),
             ("subject", Value::Null),
-            ("subject", json!({"name": "", "path": "p", "digest": digest::prefixed(b"")})),
+            (
+                "subject",
+                json!({"name": "", "path": "p", "digest": digest::prefixed(b"")}),
+            ),
             ("subject", json!({"name": "v", "path": "p"})),
             ("invocation", json!({"config_source": 3})),
             ("invocation", json!({"parameters": []})),
             ("environment", json!({"gpu_count": "2"})),
             ("environment", json!({"fp8_native_support": 1})),
-            ("materials", json!([{"name": "a/b", "path": "p", "digest": digest::prefixed(b"")}])),
+            (
+                "materials",
+                json!([{"name": "a/b", "path": "p", "digest": digest::prefixed(b"")}]),
+            ),
             ("materials", json!({})),
             ("verification", json!([])),
             ("signing_key_fingerprint", json!("short")),

@@ -67,23 +67,44 @@ pub(crate) fn examine(source: Source, rules: Rules) -> Examined {
             Err(fault) => RuntimeManifest::Unreadable(fault.to_string()),
         },
     };
-    let Source { id, name, report, .. } = source;
+    let Source {
+        id, name, report, ..
+    } = source;
     match json::parse(&report).and_then(json::Document::strict) {
         Ok(value) => {
             let checked = report_rules::check(&value, &digest::hex(&report), &runtime, rules);
             let result = entry(&id, &value, Some(&checked));
-            Examined { name, faults: checked.faults, unreadable: false, result }
+            Examined {
+                name,
+                faults: checked.faults,
+                unreadable: false,
+                result,
+            }
         }
         Err(fault) => {
-            let faults = vec![Fault { rule: "report.json", kind: Kind::Schema, message: format!("the report {fault}") }];
-            Examined { name, faults, unreadable: true, result: entry(&id, &Value::Null, None) }
+            let faults = vec![Fault {
+                rule: "report.json",
+                kind: Kind::Schema,
+                message: format!("the report {fault}"),
+            }];
+            Examined {
+                name,
+                faults,
+                unreadable: true,
+                result: entry(&id, &Value::Null, None),
+            }
         }
     }
 }
 
 /// Ends a batch: what the faults of all its reports amount to.
 pub(crate) fn conclude(reports: &[Examined], profile: Profile) -> Batch {
-    let has = |kind| reports.iter().flat_map(|report| &report.faults).any(|fault| fault.kind == kind);
+    let has = |kind| {
+        reports
+            .iter()
+            .flat_map(|report| &report.faults)
+            .any(|fault| fault.kind == kind)
+    };
     let gated = profile != Profile::Dev;
     let (reason, code) = if reports.iter().any(|report| report.unreadable) {
         (Reason::Malformed, Some("E_GENERIC"))
@@ -100,7 +121,11 @@ pub(crate) fn conclude(reports: &[Examined], profile: Profile) -> Batch {
     };
     let ok = reason == Reason::Ok;
     // An aborted batch shows its first report only.
-    let shown = if code.is_some() { reports.get(..1).unwrap_or_default() } else { reports };
+    let shown = if code.is_some() {
+        reports.get(..1).unwrap_or_default()
+    } else {
+        reports
+    };
     let results: Vec<Value> = shown
         .iter()
         .map(|report| {
@@ -131,7 +156,12 @@ pub(crate) fn conclude(reports: &[Examined], profile: Profile) -> Batch {
 pub(crate) fn messages(reports: &[Examined]) -> Vec<String> {
     reports
         .iter()
-        .flat_map(|report| report.faults.iter().map(|fault| format!("{}: {} ({})", report.name, fault.message, fault.rule)))
+        .flat_map(|report| {
+            report
+                .faults
+                .iter()
+                .map(|fault| format!("{}: {} ({})", report.name, fault.message, fault.rule))
+        })
         .collect()
 }
 
@@ -140,7 +170,8 @@ fn entry(id: &str, report: &Value, checked: Option<&Checked>) -> Map<String, Val
     let recompute = checked.and_then(|checked| checked.recomputation.as_ref()).map_or(Value::Null, |recomputation| {
         json!({"family": recomputation.family, "ok": recomputation.fault.is_none(), "reason": recomputation.fault})
     });
-    let warnings = get::number(report, &["guard_warnings", "warning_count"]).map_or(0, |count| count as u64);
+    let warnings =
+        get::number(report, &["guard_warnings", "warning_count"]).map_or(0, |count| count as u64);
     let mut result = Map::new();
     let mut set = |key: &str, value: Value| {
         result.insert(key.to_owned(), value);
@@ -148,13 +179,22 @@ fn entry(id: &str, report: &Value, checked: Option<&Checked>) -> Map<String, Val
     set("id", json!(id));
     set("schema_version", at(&["schema_version"]));
     set("kind", at(&["primary_metric", "kind"]));
-    set("ratio_vs_baseline", at(&["primary_metric", "ratio_vs_baseline"]));
+    set(
+        "ratio_vs_baseline",
+        at(&["primary_metric", "ratio_vs_baseline"]),
+    );
     set("ci", at(&["primary_metric", "display_ci"]));
     set("recompute", recompute);
-    set("guard_warnings_present", json!(get::is_true(report, &["guard_warnings", "present"])));
+    set(
+        "guard_warnings_present",
+        json!(get::is_true(report, &["guard_warnings", "present"])),
+    );
     set("warning_count", json!(warnings));
     if let Some(checked) = checked {
-        set("verification", json!({"runtime_provenance": checked.provenance.json()}));
+        set(
+            "verification",
+            json!({"runtime_provenance": checked.provenance.json()}),
+        );
     }
     result
 }

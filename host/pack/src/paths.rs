@@ -36,7 +36,10 @@ impl Root {
     /// Opens a directory; the pack itself may be reached through a link.
     pub(crate) fn open(pack: &Path) -> Option<Self> {
         let real = fs::canonicalize(pack).ok()?;
-        real.is_dir().then(|| Self { given: pack.to_path_buf(), real })
+        real.is_dir().then(|| Self {
+            given: pack.to_path_buf(),
+            real,
+        })
     }
 
     /// The directory as the caller named it.
@@ -72,7 +75,9 @@ impl Root {
             match fs::symlink_metadata(&here) {
                 Ok(metadata) if metadata.file_type().is_symlink() => {
                     links += 1;
-                    let Ok(target) = fs::read_link(&here) else { return Place::NoFile };
+                    let Ok(target) = fs::read_link(&here) else {
+                        return Place::NoFile;
+                    };
                     if links > LINK_LIMIT {
                         return Place::NoFile;
                     }
@@ -85,7 +90,11 @@ impl Root {
             }
         }
         let path = self.path_of(&below);
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) { Place::File(path) } else { Place::NoFile }
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            Place::File(path)
+        } else {
+            Place::NoFile
+        }
     }
 
     fn path_of(&self, below: &[OsString]) -> PathBuf {
@@ -100,7 +109,13 @@ impl Root {
         // The longest existing ancestor, resolved, then the rest.
         let real = absolute
             .ancestors()
-            .find_map(|ancestor| Some(fs::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?)))
+            .find_map(|ancestor| {
+                Some(
+                    fs::canonicalize(ancestor)
+                        .ok()?
+                        .join(absolute.strip_prefix(ancestor).ok()?),
+                )
+            })
             .unwrap_or(absolute);
         let mut plain = PathBuf::new();
         for component in real.components() {
@@ -125,11 +140,19 @@ impl Root {
 
     fn walk_into(&self, below: &mut Vec<OsString>, listing: &mut Listing) {
         let folder = self.path_of(below);
-        let shown = || below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+        let shown = || {
+            below
+                .iter()
+                .map(|part| part.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join("/")
+        };
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) => {
-                listing.unreadable.push(format!("directory `{}` cannot be read: {error}", shown()));
+                listing
+                    .unreadable
+                    .push(format!("directory `{}` cannot be read: {error}", shown()));
                 return;
             }
         };
@@ -137,21 +160,32 @@ impl Root {
         for entry in entries {
             match entry {
                 Ok(entry) => children.push(entry.file_name()),
-                Err(error) => listing.unreadable.push(format!("directory `{}` cannot be read to its end: {error}", shown())),
+                Err(error) => listing.unreadable.push(format!(
+                    "directory `{}` cannot be read to its end: {error}",
+                    shown()
+                )),
             }
         }
         children.sort();
         for child in children {
             if listing.entries.len() >= ENTRY_LIMIT {
-                listing.unreadable.push(format!("the pack has more than {ENTRY_LIMIT} entries"));
+                listing
+                    .unreadable
+                    .push(format!("the pack has more than {ENTRY_LIMIT} entries"));
                 return;
             }
             below.push(child);
-            let name = below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+            let name = below
+                .iter()
+                .map(|part| part.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join("/");
             let plain_name = below.iter().all(|part| part.to_str().is_some());
             let kind = match fs::symlink_metadata(self.path_of(below)) {
                 Err(_) => Kind::Special,
-                Ok(metadata) if metadata.file_type().is_symlink() => self.link_kind(&name, plain_name),
+                Ok(metadata) if metadata.file_type().is_symlink() => {
+                    self.link_kind(&name, plain_name)
+                }
                 Ok(metadata) if metadata.is_dir() => Kind::Directory,
                 Ok(metadata) if metadata.is_file() => Kind::File,
                 Ok(_) => Kind::Special,
@@ -159,7 +193,10 @@ impl Root {
             listing.entries.push(Entry { name, kind });
             if kind == Kind::Directory {
                 if below.len() >= DIRECTORY_LIMIT {
-                    listing.unreadable.push(format!("directory `{}` lies deeper than {DIRECTORY_LIMIT} levels", shown_of(below)));
+                    listing.unreadable.push(format!(
+                        "directory `{}` lies deeper than {DIRECTORY_LIMIT} levels",
+                        shown_of(below)
+                    ));
                 } else {
                     self.walk_into(below, listing);
                 }
@@ -171,15 +208,28 @@ impl Root {
     fn link_kind(&self, name: &str, plain_name: bool) -> Kind {
         let file = fs::metadata(self.real.join(name)).is_ok_and(|metadata| metadata.is_file());
         match self.resolve(name) {
-            Place::File(_) if plain_name => Kind::Link { file: true, outside: false },
-            Place::Outside => Kind::Link { file, outside: true },
-            _ => Kind::Link { file, outside: false },
+            Place::File(_) if plain_name => Kind::Link {
+                file: true,
+                outside: false,
+            },
+            Place::Outside => Kind::Link {
+                file,
+                outside: true,
+            },
+            _ => Kind::Link {
+                file,
+                outside: false,
+            },
         }
     }
 }
 
 fn shown_of(below: &[OsString]) -> String {
-    below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+    below
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// Puts the components of a path on a stack, the first on top. False if the path is absolute.
@@ -203,7 +253,10 @@ pub(crate) enum Kind {
     File,
     Directory,
     /// A symbolic link; `file` if a regular file is at its end, `outside` if it leads out of the pack.
-    Link { file: bool, outside: bool },
+    Link {
+        file: bool,
+        outside: bool,
+    },
     /// A pipe, socket or device, or an entry that cannot be examined.
     Special,
 }
@@ -264,10 +317,33 @@ mod tests {
             assert_eq!(root.resolve("a/inside"), file);
             assert_eq!(root.resolve("a/outside"), Place::Outside);
             assert_eq!(root.resolve("loop"), Place::NoFile);
-            let kinds: Vec<_> = root.walk().entries.into_iter().map(|entry| (entry.name, entry.kind)).collect();
-            assert!(kinds.contains(&("a/inside".to_owned(), Kind::Link { file: true, outside: false })));
-            assert!(kinds.contains(&("a/outside".to_owned(), Kind::Link { file: true, outside: true })));
-            assert!(kinds.contains(&("loop".to_owned(), Kind::Link { file: false, outside: false })));
+            let kinds: Vec<_> = root
+                .walk()
+                .entries
+                .into_iter()
+                .map(|entry| (entry.name, entry.kind))
+                .collect();
+            assert!(kinds.contains(&(
+                "a/inside".to_owned(),
+                Kind::Link {
+                    file: true,
+                    outside: false
+                }
+            )));
+            assert!(kinds.contains(&(
+                "a/outside".to_owned(),
+                Kind::Link {
+                    file: true,
+                    outside: true
+                }
+            )));
+            assert!(kinds.contains(&(
+                "loop".to_owned(),
+                Kind::Link {
+                    file: false,
+                    outside: false
+                }
+            )));
         }
     }
 }

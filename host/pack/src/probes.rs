@@ -42,22 +42,54 @@ pub fn rmt_probe(
     family: &BTreeMap<String, String>,
     epsilon: &BTreeMap<String, f64>,
 ) -> RmtProbe {
-    let mut probe = RmtProbe { stable: true, stable_guard: true, violations: Vec::new(), edge_base: BTreeMap::new(), edge_cur: BTreeMap::new() };
+    let mut probe = RmtProbe {
+        stable: true,
+        stable_guard: true,
+        violations: Vec::new(),
+        edge_base: BTreeMap::new(),
+        edge_cur: BTreeMap::new(),
+    };
     for (name, epsilon) in epsilon {
-        let modules = || base.iter().filter(|(module, _)| family.get(*module) == Some(name)).filter_map(|(module, base)| Some((module, *base, *current.get(module)?)));
+        let modules = || {
+            base.iter()
+                .filter(|(module, _)| family.get(*module) == Some(name))
+                .filter_map(|(module, base)| Some((module, *base, *current.get(module)?)))
+        };
         let largest = |edges: &mut dyn Iterator<Item = f64>| edges.fold(0.0_f64, f64::max);
-        let (largest_base, largest_cur) = (largest(&mut modules().map(|(_, base, _)| base)), largest(&mut modules().map(|(_, _, current)| current)));
+        let (largest_base, largest_cur) = (
+            largest(&mut modules().map(|(_, base, _)| base)),
+            largest(&mut modules().map(|(_, _, current)| current)),
+        );
         probe.stable_guard &= largest_cur <= (1.0 + epsilon) * largest_base;
         let mut grown: Option<EdgeViolation> = None;
         for (module, edge_base, edge_cur) in modules() {
-            let delta = if edge_base > 0.0 { edge_cur / edge_base - 1.0 } else if edge_cur > 0.0 { f64::INFINITY } else { 0.0 };
+            let delta = if edge_base > 0.0 {
+                edge_cur / edge_base - 1.0
+            } else if edge_cur > 0.0 {
+                f64::INFINITY
+            } else {
+                0.0
+            };
             if grown.as_ref().is_none_or(|largest| delta > largest.delta) {
                 let allowed = (1.0 + epsilon) * edge_base;
-                grown = Some(EdgeViolation { family: name.clone(), module: module.clone(), edge_base, edge_cur, delta, allowed });
+                grown = Some(EdgeViolation {
+                    family: name.clone(),
+                    module: module.clone(),
+                    edge_base,
+                    edge_cur,
+                    delta,
+                    allowed,
+                });
             }
         }
-        probe.edge_base.insert(name.clone(), grown.as_ref().map_or(0.0, |module| module.edge_base));
-        probe.edge_cur.insert(name.clone(), grown.as_ref().map_or(0.0, |module| module.edge_cur));
+        probe.edge_base.insert(
+            name.clone(),
+            grown.as_ref().map_or(0.0, |module| module.edge_base),
+        );
+        probe.edge_cur.insert(
+            name.clone(),
+            grown.as_ref().map_or(0.0, |module| module.edge_cur),
+        );
         if let Some(violation) = grown.filter(|module| module.edge_cur > module.allowed) {
             probe.stable = false;
             probe.violations.push(violation);
@@ -97,19 +129,29 @@ pub struct VarianceLimits {
 impl Default for VarianceLimits {
     /// One scale, 0.05 in perplexity, 0.001 relative, enabling not required.
     fn default() -> Self {
-        Self { min_scales: 1, min_absolute: 0.05, min_relative: 0.001, require_enable: false }
+        Self {
+            min_scales: 1,
+            min_absolute: 0.05,
+            min_relative: 0.001,
+            require_enable: false,
+        }
     }
 }
 
 /// Why the variance probe shows no signal, in a fixed order; empty if it shows one.
-pub fn variance_signal_reasons(measured: &VarianceMeasurement, limits: &VarianceLimits) -> Vec<&'static str> {
+pub fn variance_signal_reasons(
+    measured: &VarianceMeasurement,
+    limits: &VarianceLimits,
+) -> Vec<&'static str> {
     let mut reasons = Vec::new();
     if measured.proposed_scales < limits.min_scales {
         reasons.push("insufficient_scales");
     }
     match measured.ppl_no_ve.zip(measured.ppl_with_ve) {
         None => reasons.push("missing_ppl"),
-        Some((without, with)) if !(without - with >= limits.min_absolute) => reasons.push("abs_gain_below_threshold"),
+        Some((without, with)) if !(without - with >= limits.min_absolute) => {
+            reasons.push("abs_gain_below_threshold")
+        }
         Some(_) => {}
     }
     match measured.ab_gain {

@@ -28,7 +28,11 @@ const MARKER: &str = "GPU_RUN_SOURCE.txt";
 /// # Errors
 /// If neither gives a commit of 40 hex digits and non-empty values; packing must stop then, because a pack without provenance claims less than it seems to.
 pub fn source_repo(folder: &Path, hints: &SourceHints) -> Result<Value> {
-    let from_git = if hints.overrides.contains_key("source_commit") || hints.marker.is_some() { Err("a marker was given".to_owned()) } else { from_git(folder) };
+    let from_git = if hints.overrides.contains_key("source_commit") || hints.marker.is_some() {
+        Err("a marker was given".to_owned())
+    } else {
+        from_git(folder)
+    };
     let git_reason = match from_git {
         Ok(value) => return Ok(value),
         Err(reason) => reason,
@@ -50,11 +54,20 @@ pub fn source_repo(folder: &Path, hints: &SourceHints) -> Result<Value> {
 
 fn from_git(folder: &Path) -> std::result::Result<Value, String> {
     let git = |args: &[&str]| -> std::result::Result<String, String> {
-        let output = Command::new("git").arg("-C").arg(folder).args(args).output().map_err(|error| format!("`git` cannot be started: {error}"))?;
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(args)
+            .output()
+            .map_err(|error| format!("`git` cannot be started: {error}"))?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         } else {
-            Err(format!("`git {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+            Err(format!(
+                "`git {}` failed: {}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))
         }
     };
     let commit = git(&["rev-parse", "HEAD"])?;
@@ -92,10 +105,17 @@ fn marker_fields(text: &str) -> BTreeMap<String, String> {
 }
 
 fn from_marker(fields: &BTreeMap<String, String>, marker: &Path) -> Result<Value> {
-    let field = |key: &str| fields.get(key).map(String::as_str).filter(|text| !text.is_empty());
+    let field = |key: &str| {
+        fields
+            .get(key)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
+    };
     let commit = field("source_commit").unwrap_or_default().to_lowercase();
-    let describe = field("source_describe").map_or_else(|| commit.chars().take(12).collect(), str::to_owned);
-    let dirty = field("source_dirty").is_some_and(|text| ["1", "true", "yes", "on"].contains(&text.to_lowercase().as_str()));
+    let describe =
+        field("source_describe").map_or_else(|| commit.chars().take(12).collect(), str::to_owned);
+    let dirty = field("source_dirty")
+        .is_some_and(|text| ["1", "true", "yes", "on"].contains(&text.to_lowercase().as_str()));
     let value = json!({
         "uri": field("source_uri").unwrap_or("urn:packhost:source-snapshot"),
         "commit": commit,
@@ -104,7 +124,12 @@ fn from_marker(fields: &BTreeMap<String, String>, marker: &Path) -> Result<Value
         "dirty": dirty,
         "metadata_source": marker.file_name().map_or_else(|| MARKER.to_owned(), |name| name.to_string_lossy().into_owned()),
     });
-    check(&value).map_err(|reason| Error::Provenance(format!("the marker file `{}` is unusable: {reason}", marker.display())))?;
+    check(&value).map_err(|reason| {
+        Error::Provenance(format!(
+            "the marker file `{}` is unusable: {reason}",
+            marker.display()
+        ))
+    })?;
     Ok(value)
 }
 
@@ -114,7 +139,10 @@ fn check(value: &Value) -> std::result::Result<(), String> {
     if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(format!("the commit `{commit}` is not 40 hex digits"));
     }
-    match ["uri", "branch", "describe"].into_iter().find(|key| text(key).is_empty()) {
+    match ["uri", "branch", "describe"]
+        .into_iter()
+        .find(|key| text(key).is_empty())
+    {
         Some(key) => Err(format!("`{key}` is empty")),
         None => Ok(()),
     }
@@ -202,22 +230,49 @@ mod tests {
     #[test]
     fn a_marker_stands_for_a_checkout() {
         let folder = tempfile::tempdir().unwrap();
-        let error = source_repo(folder.path(), &SourceHints::default()).unwrap_err().to_string();
+        let error = source_repo(folder.path(), &SourceHints::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(MARKER), "{error}");
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        fs::write(folder.path().join(MARKER), format!("# made by hand\nsource_commit = {commit}\nsource_dirty=yes\n")).unwrap();
+        fs::write(
+            folder.path().join(MARKER),
+            format!("# made by hand\nsource_commit = {commit}\nsource_dirty=yes\n"),
+        )
+        .unwrap();
         let value = source_repo(folder.path(), &SourceHints::default()).unwrap();
         assert_eq!(value["commit"], commit);
-        assert_eq!((&value["describe"], &value["branch"]), (&json!("0123456789ab"), &json!("detached-snapshot")));
-        assert_eq!((&value["dirty"], &value["metadata_source"]), (&json!(true), &json!(MARKER)));
+        assert_eq!(
+            (&value["describe"], &value["branch"]),
+            (&json!("0123456789ab"), &json!("detached-snapshot"))
+        );
+        assert_eq!(
+            (&value["dirty"], &value["metadata_source"]),
+            (&json!(true), &json!(MARKER))
+        );
         let overrides = BTreeMap::from([("source_commit".to_owned(), "short".to_owned())]);
-        assert!(source_repo(folder.path(), &SourceHints { marker: None, overrides }).is_err());
+        assert!(
+            source_repo(
+                folder.path(),
+                &SourceHints {
+                    marker: None,
+                    overrides
+                }
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn credentials_stay_out() {
-        assert_eq!(without_credentials("https://me:secret@example.org/a/b.git"), "https://example.org/a/b.git");
-        assert_eq!(without_credentials("git@example.org:a/b.git"), "git@example.org:a/b.git");
+        assert_eq!(
+            without_credentials("https://me:secret@example.org/a/b.git"),
+            "https://example.org/a/b.git"
+        );
+        assert_eq!(
+            without_credentials("git@example.org:a/b.git"),
+            "git@example.org:a/b.git"
+        );
     }
 
     #[test]
@@ -229,6 +284,9 @@ mod tests {
             third_party_plugins: false,
             context: Some(json!({})),
         };
-        assert_eq!(crate::report_rules::runtime_schema_faults(&runtime.manifest(b"{}")), Vec::<String>::new());
+        assert_eq!(
+            crate::report_rules::runtime_schema_faults(&runtime.manifest(b"{}")),
+            Vec::<String>::new()
+        );
     }
 }

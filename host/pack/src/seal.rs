@@ -53,12 +53,18 @@ pub struct Entry {
 impl Entry {
     /// An entry with these bytes.
     pub fn bytes(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { name: name.into(), source: Source::Bytes(bytes.into()) }
+        Self {
+            name: name.into(),
+            source: Source::Bytes(bytes.into()),
+        }
     }
 
     /// An entry copied from a file.
     pub fn file(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), source: Source::File(path.into()) }
+        Self {
+            name: name.into(),
+            source: Source::File(path.into()),
+        }
     }
 }
 
@@ -156,20 +162,42 @@ pub struct Sealed {
 pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
     check_request(request)?;
     let staging = Staging::begin(request.out, Target::AbsentOrEmpty)?;
-    let mut pack = Assembly { staging, digests: BTreeMap::new() };
+    let mut pack = Assembly {
+        staging,
+        digests: BTreeMap::new(),
+    };
     pack.add_all(&request.entries)?;
     pack.add_all(&added_entries(request))?;
     pack.add_runtime_manifests(request)?;
 
-    let examined = pack.examine(Rules { profile: request.profile, assurance: request.assurance, skip_provenance: false })?;
-    let table = request.scenarios.map(|scenarios| packed_scenarios(scenarios, &examined));
+    let examined = pack.examine(Rules {
+        profile: request.profile,
+        assurance: request.assurance,
+        skip_provenance: false,
+    })?;
+    let table = request
+        .scenarios
+        .map(|scenarios| packed_scenarios(scenarios, &examined));
     let outcome = Expectations::of(&examined, table.as_ref(), request);
     let mut warnings = outcome.warnings;
     if request.release_review && !warnings.is_empty() {
-        let failures = warnings.into_iter().map(|Warning { check_id, message }| Failure { check_id, stage: 7, message }).collect();
-        return Err(Error::Refused { exit: ExitClass::Reports, failures });
+        let failures = warnings
+            .into_iter()
+            .map(|Warning { check_id, message }| Failure {
+                check_id,
+                stage: 7,
+                message,
+            })
+            .collect();
+        return Err(Error::Refused {
+            exit: ExitClass::Reports,
+            failures,
+        });
     }
-    pack.add("results/verification_summary.json", &canonical::pretty_file(&outcome.summary))?;
+    pack.add(
+        "results/verification_summary.json",
+        &canonical::pretty_file(&outcome.summary),
+    )?;
     pack.add_verification_results(&examined, request.profile)?;
     let artifacts = match &table {
         None => None,
@@ -177,50 +205,107 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
             pack.add(layout::SCENARIOS, &canonical::pretty_file(table))?;
             pack.check_edit_metadata(table)?;
             let artifacts = summaries::edit_artifacts(table, &pack.edit_metadata()?);
-            pack.add("results/analysis/edit_artifact_summary.json", &canonical::pretty_file(&artifacts))?;
+            pack.add(
+                "results/analysis/edit_artifact_summary.json",
+                &canonical::pretty_file(&artifacts),
+            )?;
             Some(artifacts)
         }
     };
-    let readme = request.readme.map_or_else(|| default_readme(request), str::to_owned);
+    let readme = request
+        .readme
+        .map_or_else(|| default_readme(request), str::to_owned);
     pack.add("README.md", readme.as_bytes())?;
 
     let files = pack.digests.len();
     let list = pack.write_checksums()?;
-    let (level, signer) = pack.write_manifest(request, &list, &outcome.summary, artifacts.as_ref())?;
+    let (level, signer) =
+        pack.write_manifest(request, &list, &outcome.summary, artifacts.as_ref())?;
     if signer.is_none() {
-        warnings.push(Warning { check_id: "seal.unsigned", message: "the pack is not signed, so no verifier accepts it; give a signing key".to_owned() });
+        warnings.push(Warning {
+            check_id: "seal.unsigned",
+            message: "the pack is not signed, so no verifier accepts it; give a signing key"
+                .to_owned(),
+        });
     }
     let target = pack.staging.commit(Target::AbsentOrEmpty)?;
-    Ok(Sealed { pack: target, signer_fingerprint: signer, evidence_level: level, files, verification: outcome.summary, warnings })
+    Ok(Sealed {
+        pack: target,
+        signer_fingerprint: signer,
+        evidence_level: level,
+        files,
+        verification: outcome.summary,
+        warnings,
+    })
 }
 
 fn check_request(request: &SealRequest<'_>) -> Result<()> {
     let mut failures = Vec::new();
     let mut demand = |holds: bool, check_id: &'static str, message: &str| {
         if !holds {
-            failures.push(Failure { check_id, stage: 1, message: message.to_owned() });
+            failures.push(Failure {
+                check_id,
+                stage: 1,
+                message: message.to_owned(),
+            });
         }
     };
     if request.release_review {
         const ID: &str = "usage.release_review";
-        demand(request.verdict.pass, ID, "a release review needs the verdict PASS");
-        demand(request.key.is_some(), ID, "a release review needs a signing key");
-        demand(request.runtime.is_some(), ID, "a release review needs runtime manifests");
-        demand(request.profile != Profile::Dev, ID, "a release review needs the profile ci or release");
-        demand(request.assurance == Assurance::Strict, ID, "a release review needs strict assurance");
+        demand(
+            request.verdict.pass,
+            ID,
+            "a release review needs the verdict PASS",
+        );
+        demand(
+            request.key.is_some(),
+            ID,
+            "a release review needs a signing key",
+        );
+        demand(
+            request.runtime.is_some(),
+            ID,
+            "a release review needs runtime manifests",
+        );
+        demand(
+            request.profile != Profile::Dev,
+            ID,
+            "a release review needs the profile ci or release",
+        );
+        demand(
+            request.assurance == Assurance::Strict,
+            ID,
+            "a release review needs strict assurance",
+        );
     }
-    demand(report_rules::is_timestamp(request.generated_at), "usage.generated_at", "the time of sealing must be an RFC 3339 time stamp");
+    demand(
+        report_rules::is_timestamp(request.generated_at),
+        "usage.generated_at",
+        "the time of sealing must be an RFC 3339 time stamp",
+    );
     if !failures.is_empty() {
-        return Err(Error::Refused { exit: ExitClass::Usage, failures });
+        return Err(Error::Refused {
+            exit: ExitClass::Usage,
+            failures,
+        });
     }
     if request.require_pass && !request.verdict.pass {
-        return Err(Error::refused(ExitClass::Verdict, 1, "verdict.not_pass", "the verdict is FAIL and PASS is required; nothing was sealed"));
+        return Err(Error::refused(
+            ExitClass::Verdict,
+            1,
+            "verdict.not_pass",
+            "the verdict is FAIL and PASS is required; nothing was sealed",
+        ));
     }
     let mut taken: BTreeSet<String> = RESERVED.iter().map(|name| (*name).to_owned()).collect();
     let mut reports = 0;
     for entry in &request.entries {
         if let Some(reason) = name_fault(&entry.name) {
-            failures.push(Failure { check_id: "input.name", stage: 4, message: format!("`{}` {reason}", entry.name) });
+            failures.push(Failure {
+                check_id: "input.name",
+                stage: 4,
+                message: format!("`{}` {reason}", entry.name),
+            });
         } else if !taken.insert(entry.name.to_lowercase()) {
             failures.push(Failure {
                 check_id: "input.name",
@@ -231,9 +316,20 @@ fn check_request(request: &SealRequest<'_>) -> Result<()> {
         reports += usize::from(layout::is_report(&entry.name));
     }
     if reports == 0 {
-        failures.push(Failure { check_id: "input.reports", stage: 4, message: "a pack needs at least one report".to_owned() });
+        failures.push(Failure {
+            check_id: "input.reports",
+            stage: 4,
+            message: "a pack needs at least one report".to_owned(),
+        });
     }
-    if failures.is_empty() { Ok(()) } else { Err(Error::Refused { exit: ExitClass::Format, failures }) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused {
+            exit: ExitClass::Format,
+            failures,
+        })
+    }
 }
 
 /// Names that sealing writes itself, besides `verify.json` and missing runtime manifests beside reports.
@@ -261,7 +357,8 @@ const RESERVED: [&str; 19] = [
 
 /// Why a name cannot be a file of a pack.
 fn name_fault(name: &str) -> Option<&'static str> {
-    let bad_part = |part: &str| part.is_empty() || part == "." || part == ".." || part.starts_with("._");
+    let bad_part =
+        |part: &str| part.is_empty() || part == "." || part == ".." || part.starts_with("._");
     if name.split('/').any(bad_part) {
         return Some("has an empty part, `.`, `..`, or a part that begins with `._`");
     }
@@ -271,31 +368,81 @@ fn name_fault(name: &str) -> Option<&'static str> {
     if name.ends_with(char::is_whitespace) {
         return Some("ends in white space, which a checksum list cannot express");
     }
-    if layout::is_transport(name) { Some("is a name that verifiers ignore") } else { None }
+    if layout::is_transport(name) {
+        Some("is a name that verifiers ignore")
+    } else {
+        None
+    }
 }
 
 /// Files that follow from the request alone.
 fn added_entries(request: &SealRequest<'_>) -> Vec<Entry> {
-    let revisions: Map<String, Value> = request.run.models.iter().map(|model| (model.id.clone(), json!({"revision": model.revision}))).collect();
-    let ids: Vec<&str> = request.run.models.iter().map(|model| model.id.as_str()).collect();
+    let revisions: Map<String, Value> = request
+        .run
+        .models
+        .iter()
+        .map(|model| (model.id.clone(), json!({"revision": model.revision})))
+        .collect();
+    let ids: Vec<&str> = request
+        .run
+        .models
+        .iter()
+        .map(|model| model.id.as_str())
+        .collect();
     let mut entries = vec![
-        Entry::bytes("metadata/source_repo.json", canonical::pretty_file(request.source_repo)),
-        Entry::bytes("metadata/environment.json", canonical::pretty_file(request.environment)),
-        Entry::bytes("metadata/model_revisions.json", canonical::pretty_file(&json!({"model_list": ids, "models": revisions}))),
+        Entry::bytes(
+            "metadata/source_repo.json",
+            canonical::pretty_file(request.source_repo),
+        ),
+        Entry::bytes(
+            "metadata/environment.json",
+            canonical::pretty_file(request.environment),
+        ),
+        Entry::bytes(
+            "metadata/model_revisions.json",
+            canonical::pretty_file(&json!({"model_list": ids, "models": revisions})),
+        ),
     ];
-    entries.extend(verdict::files(request.verdict).into_iter().map(|(name, bytes)| Entry::bytes(name, bytes)));
+    entries.extend(
+        verdict::files(request.verdict)
+            .into_iter()
+            .map(|(name, bytes)| Entry::bytes(name, bytes)),
+    );
     entries
 }
 
 /// The table for the pack: what a verifier is to expect of each report, by what the reports show.
 fn packed_scenarios(scenarios: &Value, examined: &[Examined]) -> Value {
     let mut packed = scenarios.clone();
-    for scenario in packed.get_mut("scenarios").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(id) = scenario.get("id").and_then(Value::as_str).map(str::to_owned) else { continue };
-        let (category, strictness) = (scenario.get("category").cloned(), scenario.get("strictness").cloned());
-        let damaging = ["stress", "error_injection"].map(|name| Some(json!(name))).contains(&category);
-        let mut reports = examined.iter().filter(|report| layout::scenario_of(&report.name) == Some(&id)).peekable();
-        if damaging && strictness != Some(json!("must_fail")) && reports.peek().is_some() && reports.all(|report| !report.faults.is_empty()) {
+    for scenario in packed
+        .get_mut("scenarios")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        let Some(id) = scenario
+            .get("id")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
+            continue;
+        };
+        let (category, strictness) = (
+            scenario.get("category").cloned(),
+            scenario.get("strictness").cloned(),
+        );
+        let damaging = ["stress", "error_injection"]
+            .map(|name| Some(json!(name)))
+            .contains(&category);
+        let mut reports = examined
+            .iter()
+            .filter(|report| layout::scenario_of(&report.name) == Some(&id))
+            .peekable();
+        if damaging
+            && strictness != Some(json!("must_fail"))
+            && reports.peek().is_some()
+            && reports.all(|report| !report.faults.is_empty())
+        {
             scenario["strictness"] = json!("must_fail");
             scenario["declared_strictness"] = strictness.unwrap_or(Value::Null);
         }
@@ -326,16 +473,29 @@ impl Expectations {
             if fails != must_fail {
                 failed += 1;
                 let (check_id, message) = if must_fail {
-                    ("reports.expected_failure_passed", "belongs to a scenario that must fail, but verifies".to_owned())
+                    (
+                        "reports.expected_failure_passed",
+                        "belongs to a scenario that must fail, but verifies".to_owned(),
+                    )
                 } else {
-                    let first = report.faults.first().map_or(String::new(), |fault| format!(": {}", fault.message));
+                    let first = report
+                        .faults
+                        .first()
+                        .map_or(String::new(), |fault| format!(": {}", fault.message));
                     ("reports.verify_failed", format!("does not verify{first}"))
                 };
-                warnings.push(Warning { check_id, message: format!("`{}` {message}", report.name) });
+                warnings.push(Warning {
+                    check_id,
+                    message: format!("`{}` {message}", report.name),
+                });
             }
         }
         if clean == 0 {
-            warnings.push(Warning { check_id: "reports.none", message: "no report of the pack is expected to pass, so verifiers refuse it".to_owned() });
+            warnings.push(Warning {
+                check_id: "reports.none",
+                message: "no report of the pack is expected to pass, so verifiers refuse it"
+                    .to_owned(),
+            });
         }
         let summary = json!({
             "clean_reports": clean,
@@ -379,17 +539,27 @@ impl Assembly {
     }
 
     fn reports(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.digests.keys().filter(|name| layout::is_report(name)).cloned().collect();
+        let mut names: Vec<String> = self
+            .digests
+            .keys()
+            .filter(|name| layout::is_report(name))
+            .cloned()
+            .collect();
         layout::sort_by_parts(&mut names);
         names
     }
 
     fn beside(report: &str, name: &str) -> String {
-        format!("{}{name}", report.strip_suffix(layout::REPORT).unwrap_or_default())
+        format!(
+            "{}{name}",
+            report.strip_suffix(layout::REPORT).unwrap_or_default()
+        )
     }
 
     fn add_runtime_manifests(&mut self, request: &SealRequest<'_>) -> Result<()> {
-        let Some(runtime) = request.runtime else { return Ok(()) };
+        let Some(runtime) = request.runtime else {
+            return Ok(());
+        };
         for report in self.reports() {
             let name = Self::beside(&report, layout::RUNTIME_MANIFEST);
             if !self.digests.contains_key(&name) {
@@ -402,8 +572,14 @@ impl Assembly {
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.staging.path().join(name);
-        reader::read_bytes(&path, reader::REPORT_LIMIT)
-            .map_err(|fault| Error::refused(ExitClass::Format, 4, "input.report", format!("`{name}` {fault}")))
+        reader::read_bytes(&path, reader::REPORT_LIMIT).map_err(|fault| {
+            Error::refused(
+                ExitClass::Format,
+                4,
+                "input.report",
+                format!("`{name}` {fault}"),
+            )
+        })
     }
 
     /// Checks every report with its runtime manifest, as a verifier will.
@@ -412,8 +588,17 @@ impl Assembly {
             .par_iter()
             .map(|name| {
                 let beside = Self::beside(name, layout::RUNTIME_MANIFEST);
-                let runtime = if self.digests.contains_key(&beside) { Some(self.read(&beside)?) } else { None };
-                let source = ReportSource { id: name.clone(), name: name.clone(), report: self.read(name)?, runtime };
+                let runtime = if self.digests.contains_key(&beside) {
+                    Some(self.read(&beside)?)
+                } else {
+                    None
+                };
+                let source = ReportSource {
+                    id: name.clone(),
+                    name: name.clone(),
+                    report: self.read(name)?,
+                    runtime,
+                };
                 Ok(nested::examine(source, rules))
             })
             .collect()
@@ -436,11 +621,22 @@ impl Assembly {
         let mut metadata = BTreeMap::new();
         for report in self.reports() {
             let name = Self::beside(&report, layout::EDIT_METADATA);
-            let Some(id) = layout::scenario_of(&report).filter(|_| self.digests.contains_key(&name)) else { continue };
+            let Some(id) =
+                layout::scenario_of(&report).filter(|_| self.digests.contains_key(&name))
+            else {
+                continue;
+            };
             if !metadata.contains_key(id) {
                 let value = reader::parse(&self.read(&name)?)
                     .and_then(reader::Document::strict)
-                    .map_err(|fault| Error::refused(ExitClass::Format, 4, "input.edit_metadata", format!("`{name}` {fault}")))?;
+                    .map_err(|fault| {
+                        Error::refused(
+                            ExitClass::Format,
+                            4,
+                            "input.edit_metadata",
+                            format!("`{name}` {fault}"),
+                        )
+                    })?;
                 metadata.insert(id.to_owned(), value);
             }
         }
@@ -448,18 +644,37 @@ impl Assembly {
     }
 
     fn check_edit_metadata(&self, table: &Value) -> Result<()> {
-        let Some(root) = Root::open(self.staging.path()) else { return Ok(()) };
+        let Some(root) = Root::open(self.staging.path()) else {
+            return Ok(());
+        };
         let faults = edit_metadata::faults(&root, &Table::of(table), &self.reports());
         if faults.is_empty() {
             return Ok(());
         }
-        let failures = faults.into_iter().map(|message| Failure { check_id: "input.edit_metadata", stage: 4, message }).collect();
-        Err(Error::Refused { exit: ExitClass::Format, failures })
+        let failures = faults
+            .into_iter()
+            .map(|message| Failure {
+                check_id: "input.edit_metadata",
+                stage: 4,
+                message,
+            })
+            .collect();
+        Err(Error::Refused {
+            exit: ExitClass::Format,
+            failures,
+        })
     }
 
     /// Writes the list of everything that is in the pack by now. Answers its bytes.
     fn write_checksums(&self) -> Result<Vec<u8>> {
-        let lines: Vec<Line> = self.digests.iter().map(|(name, digest)| Line { digest: digest.clone(), name: name.clone() }).collect();
+        let lines: Vec<Line> = self
+            .digests
+            .iter()
+            .map(|(name, digest)| Line {
+                digest: digest.clone(),
+                name: name.clone(),
+            })
+            .collect();
         let list = checksums::write(&lines, Form::V2);
         self.staging.write(layout::CHECKSUMS, &list)?;
         Ok(list)
@@ -476,19 +691,34 @@ impl Assembly {
         let mut value = self.manifest(request, list, verification, artifacts);
         let level = manifest::evidence_level(&value);
         value["evidence_level"] = json!(level);
-        let signer = request.key.map(|key| keys::fingerprint(&key.verifying_key()));
+        let signer = request
+            .key
+            .map(|key| keys::fingerprint(&key.verifying_key()));
         if let Some(signer) = &signer {
             value["signing_key_fingerprint"] = json!(signer);
         }
         let faults = manifest::schema_faults(&value);
         if !faults.is_empty() {
-            let failures = faults.into_iter().map(|message| Failure { check_id: "format.schema", stage: 4, message }).collect();
-            return Err(Error::Refused { exit: ExitClass::Format, failures });
+            let failures = faults
+                .into_iter()
+                .map(|message| Failure {
+                    check_id: "format.schema",
+                    stage: 4,
+                    message,
+                })
+                .collect();
+            return Err(Error::Refused {
+                exit: ExitClass::Format,
+                failures,
+            });
         }
         let bytes = canonical::line_file(&value);
         let mut control = vec![(layout::MANIFEST, bytes.clone())];
         if let Some(key) = request.key {
-            control.push((layout::SIGNATURE, canonical::line_file(&signature::sign(&bytes, key)?)));
+            control.push((
+                layout::SIGNATURE,
+                canonical::line_file(&signature::sign(&bytes, key)?),
+            ));
         }
         for (name, bytes) in &control {
             self.staging.write(name, bytes)?;
@@ -502,7 +732,13 @@ impl Assembly {
         Ok((level, signer))
     }
 
-    fn manifest(&self, request: &SealRequest<'_>, list: &[u8], verification: &Value, artifacts: Option<&Value>) -> Value {
+    fn manifest(
+        &self,
+        request: &SealRequest<'_>,
+        list: &[u8],
+        verification: &Value,
+        artifacts: Option<&Value>,
+    ) -> Value {
         let backed = |name: &str| manifest::backed(name, &self.digests[name]);
         let run = request.run;
         let mut subject = backed(layout::V2_VERDICT);
@@ -521,8 +757,11 @@ impl Assembly {
             })
             .collect();
         let control_names = [layout::CHECKSUMS, layout::MANIFEST, layout::SIGNATURE];
-        let artifact_names: Vec<&String> =
-            self.digests.keys().filter(|name| !control_names.contains(&name.rsplit('/').next().unwrap_or_default())).collect();
+        let artifact_names: Vec<&String> = self
+            .digests
+            .keys()
+            .filter(|name| !control_names.contains(&name.rsplit('/').next().unwrap_or_default()))
+            .collect();
         let network = if run.online { "online" } else { "offline" };
         let mut value = json!({
             "format": manifest::FORMAT,
@@ -556,9 +795,11 @@ impl Assembly {
             "artifacts": artifact_names,
         });
         if let Some(artifacts) = artifacts {
-            for (field, key) in
-                [("evidence_lanes", "evidence_lanes"), ("deployable_subjects", "deployable_subjects"), ("artifact_class_counts", "counts")]
-            {
+            for (field, key) in [
+                ("evidence_lanes", "evidence_lanes"),
+                ("deployable_subjects", "deployable_subjects"),
+                ("artifact_class_counts", "counts"),
+            ] {
                 value[field] = artifacts[key].clone();
             }
         }
@@ -571,7 +812,10 @@ const MATERIALS: [(&str, &str); 5] = [
     ("model_revisions", "metadata/model_revisions.json"),
     ("scenarios", layout::SCENARIOS),
     ("tuned_edit_params", "metadata/tuned_edit_params.json"),
-    ("edit_artifact_summary", "results/analysis/edit_artifact_summary.json"),
+    (
+        "edit_artifact_summary",
+        "results/analysis/edit_artifact_summary.json",
+    ),
     ("plugins_lock", "metadata/packhost/plugins.lock"),
 ];
 

@@ -42,9 +42,17 @@ pub fn sign(manifest: &[u8], key: &SigningKey) -> Result<Value> {
 /// `accepted` is not empty, the signer.
 ///
 /// Small-order keys and non-canonical encodings are refused, which plain RFC 8032 verification leaves open.
-pub fn check(bundle: &[u8], manifest_bytes: &[u8], manifest: &Value, accepted: &BTreeSet<String>) -> Checked {
+pub fn check(
+    bundle: &[u8],
+    manifest_bytes: &[u8],
+    manifest: &Value,
+    accepted: &BTreeSet<String>,
+) -> Checked {
     match verified_signer(bundle, manifest_bytes) {
-        Err(faults) => Checked { signer: None, faults },
+        Err(faults) => Checked {
+            signer: None,
+            faults,
+        },
         Ok(signer) => {
             let mut faults = Vec::new();
             let claimed = manifest.get("signing_key_fingerprint");
@@ -60,33 +68,67 @@ pub fn check(bundle: &[u8], manifest_bytes: &[u8], manifest: &Value, accepted: &
                     format!("the signer {signer} is not among the {} accepted; add it to the trust store only if you know whose key it is", accepted.len()),
                 ));
             }
-            Checked { signer: Some(signer), faults }
+            Checked {
+                signer: Some(signer),
+                faults,
+            }
         }
     }
 }
 
-fn verified_signer(bundle: &[u8], manifest: &[u8]) -> std::result::Result<String, Vec<(&'static str, String)>> {
+fn verified_signer(
+    bundle: &[u8],
+    manifest: &[u8],
+) -> std::result::Result<String, Vec<(&'static str, String)>> {
     let invalid = |message: String| vec![("signature.invalid", message)];
-    let document = json::parse(bundle).map_err(|fault| vec![("signature.bundle", format!("`{}` {fault}", crate::layout::SIGNATURE))])?;
+    let document = json::parse(bundle).map_err(|fault| {
+        vec![(
+            "signature.bundle",
+            format!("`{}` {fault}", crate::layout::SIGNATURE),
+        )]
+    })?;
     let mut faults = form_faults(&document.value);
     if let Some(key) = document.repeated.first() {
         faults.push(format!("it repeats the key `{key}`"));
     }
     if !faults.is_empty() {
-        return Err(faults.into_iter().map(|fault| ("signature.bundle", format!("the signature bundle is malformed: {fault}"))).collect());
+        return Err(faults
+            .into_iter()
+            .map(|fault| {
+                (
+                    "signature.bundle",
+                    format!("the signature bundle is malformed: {fault}"),
+                )
+            })
+            .collect());
     }
     let field = |path: &[&str]| get::text(&document.value, path).unwrap_or_default();
-    let key = keys::parse_public(field(&["public_key", "value"]))
-        .map_err(|error| invalid(format!("the bundled public key is not an Ed25519 key in PEM: {error}")))?;
+    let key = keys::parse_public(field(&["public_key", "value"])).map_err(|error| {
+        invalid(format!(
+            "the bundled public key is not an Ed25519 key in PEM: {error}"
+        ))
+    })?;
     let signer = keys::fingerprint(&key);
     let claimed = field(&["signing_key_fingerprint"]);
     if claimed != signer {
-        return Err(vec![("signature.self_fingerprint", format!("the bundle names the fingerprint {claimed}, but its key has {signer}"))]);
+        return Err(vec![(
+            "signature.self_fingerprint",
+            format!("the bundle names the fingerprint {claimed}, but its key has {signer}"),
+        )]);
     }
     let raw = STANDARD
         .decode(field(&["signature", "value"]))
-        .map_err(|error| invalid(format!("the signature is not standard padded base64: {error}")))?;
-    let signature = Signature::from_slice(&raw).map_err(|_| invalid(format!("the signature has {} bytes instead of 64", raw.len())))?;
+        .map_err(|error| {
+            invalid(format!(
+                "the signature is not standard padded base64: {error}"
+            ))
+        })?;
+    let signature = Signature::from_slice(&raw).map_err(|_| {
+        invalid(format!(
+            "the signature has {} bytes instead of 64",
+            raw.len()
+        ))
+    })?;
     key.verify_strict(manifest, &signature).map_err(|_| {
         invalid("the signature does not belong to the bytes of `manifest.json`: one of the two was changed after signing".to_owned())
     })?;
@@ -98,8 +140,12 @@ fn form_faults(bundle: &Value) -> Vec<String> {
         return vec!["it is not an object".to_owned()];
     }
     let mut faults = Vec::new();
-    let constants: [(&[&str], &str); 4] =
-        [(&["format"], FORMAT), (&["algorithm"], "ed25519"), (&["public_key", "encoding"], "pem"), (&["signature", "encoding"], "base64")];
+    let constants: [(&[&str], &str); 4] = [
+        (&["format"], FORMAT),
+        (&["algorithm"], "ed25519"),
+        (&["public_key", "encoding"], "pem"),
+        (&["signature", "encoding"], "base64"),
+    ];
     for (path, expected) in constants {
         if get::text(bundle, path) != Some(expected) {
             faults.push(format!("`{}` must be `{expected}`", path.join(".")));
@@ -111,7 +157,9 @@ fn form_faults(bundle: &Value) -> Vec<String> {
         }
     }
     if !get::text(bundle, &["signing_key_fingerprint"]).is_some_and(digest::is_prefixed) {
-        faults.push("`signing_key_fingerprint` must be `sha256:` and 64 lower-case hex digits".to_owned());
+        faults.push(
+            "`signing_key_fingerprint` must be `sha256:` and 64 lower-case hex digits".to_owned(),
+        );
     }
     faults
 }
@@ -129,12 +177,36 @@ mod tests {
         let bytes = b"{}\n";
         let bundle = sign(bytes, &key).unwrap().to_string();
         let none = BTreeSet::new();
-        assert_eq!(check(bundle.as_bytes(), bytes, &manifest, &none), Checked { signer: Some(signer.clone()), faults: vec![] });
-        assert_eq!(check(bundle.as_bytes(), b"{}", &manifest, &none).faults[0].0, "signature.invalid");
+        assert_eq!(
+            check(bundle.as_bytes(), bytes, &manifest, &none),
+            Checked {
+                signer: Some(signer.clone()),
+                faults: vec![]
+            }
+        );
+        assert_eq!(
+            check(bundle.as_bytes(), b"{}", &manifest, &none).faults[0].0,
+            "signature.invalid"
+        );
         let other = json!({"signing_key_fingerprint": "sha256:else"});
-        assert_eq!(check(bundle.as_bytes(), bytes, &other, &none).faults[0].0, "signature.manifest_fingerprint");
+        assert_eq!(
+            check(bundle.as_bytes(), bytes, &other, &none).faults[0].0,
+            "signature.manifest_fingerprint"
+        );
         let accepted = BTreeSet::from(["sha256:else".to_owned()]);
-        assert_eq!(check(bundle.as_bytes(), bytes, &manifest, &accepted).faults[0].0, "signature.untrusted_signer");
-        assert!(check(bundle.as_bytes(), bytes, &manifest, &BTreeSet::from([signer])).faults.is_empty());
+        assert_eq!(
+            check(bundle.as_bytes(), bytes, &manifest, &accepted).faults[0].0,
+            "signature.untrusted_signer"
+        );
+        assert!(
+            check(
+                bundle.as_bytes(),
+                bytes,
+                &manifest,
+                &BTreeSet::from([signer])
+            )
+            .faults
+            .is_empty()
+        );
     }
 }

@@ -36,19 +36,30 @@ impl Staging {
     pub(crate) fn begin(target: &Path, allowed: Target) -> Result<Self> {
         check_target(target, allowed)?;
         let name = target.file_name().ok_or_else(|| {
-            Error::refused(ExitClass::Usage, 1, "usage.output", format!("`{}` names no directory to create", target.display()))
+            Error::refused(
+                ExitClass::Usage,
+                1,
+                "usage.output",
+                format!("`{}` names no directory to create", target.display()),
+            )
         })?;
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        fs::create_dir_all(parent).map_err(|source| Error::io("create the directory", parent, source))?;
+        fs::create_dir_all(parent)
+            .map_err(|source| Error::io("create the directory", parent, source))?;
         let mut prefix = OsString::from(".");
         prefix.push(name);
         prefix.push(".tmp.");
-        let folder =
-            tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(|source| Error::io("create a directory in", parent, source))?;
-        Ok(Self { folder, target: target.to_path_buf() })
+        let folder = tempfile::Builder::new()
+            .prefix(&prefix)
+            .tempdir_in(parent)
+            .map_err(|source| Error::io("create a directory in", parent, source))?;
+        Ok(Self {
+            folder,
+            target: target.to_path_buf(),
+        })
     }
 
     /// Where the files lie for now.
@@ -59,7 +70,9 @@ impl Staging {
     /// Writes a new file durably. Answers its hex digest.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<String> {
         let (mut file, path) = self.create(name)?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| Error::io("write", &path, source))?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|source| Error::io("write", &path, source))?;
         Ok(digest::hex(bytes))
     }
 
@@ -70,14 +83,18 @@ impl Staging {
         let mut hasher = Hasher::default();
         let mut block = vec![0; BLOCK];
         loop {
-            let count = source_file.read(&mut block).map_err(|source| Error::io("read", from, source))?;
+            let count = source_file
+                .read(&mut block)
+                .map_err(|source| Error::io("read", from, source))?;
             if count == 0 {
                 break;
             }
             hasher.update(&block[..count]);
-            file.write_all(&block[..count]).map_err(|source| Error::io("write", &path, source))?;
+            file.write_all(&block[..count])
+                .map_err(|source| Error::io("write", &path, source))?;
         }
-        file.sync_all().map_err(|source| Error::io("write", &path, source))?;
+        file.sync_all()
+            .map_err(|source| Error::io("write", &path, source))?;
         Ok(hasher.finish().0)
     }
 
@@ -85,9 +102,14 @@ impl Staging {
     fn create(&self, name: &str) -> Result<(File, PathBuf)> {
         let path = self.path().join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|source| Error::io("create the directory", parent, source))?;
+            fs::create_dir_all(parent)
+                .map_err(|source| Error::io("create the directory", parent, source))?;
         }
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|source| Error::io("create", &path, source))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|source| Error::io("create", &path, source))?;
         Ok((file, path))
     }
 
@@ -99,10 +121,14 @@ impl Staging {
         open_permissions(staged)?;
         check_target(&target, allowed)?;
         // A rename onto an empty directory replaces it; onto anything else that appeared meanwhile it fails.
-        fs::rename(staged, &target).map_err(|source| Error::io("put the finished directory at", &target, source))?;
+        fs::rename(staged, &target)
+            .map_err(|source| Error::io("put the finished directory at", &target, source))?;
         // Nothing is left to delete.
         let _ = folder.keep();
-        if let Some(parent) = target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = target
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             sync_folder(parent)?;
         }
         Ok(target)
@@ -110,8 +136,17 @@ impl Staging {
 }
 
 fn check_target(target: &Path, allowed: Target) -> Result<()> {
-    let refuse = |what: &str| Err(Error::refused(ExitClass::Usage, 1, "usage.output_exists", format!("`{}` {what}", target.display())));
-    let Ok(metadata) = target.symlink_metadata() else { return Ok(()) };
+    let refuse = |what: &str| {
+        Err(Error::refused(
+            ExitClass::Usage,
+            1,
+            "usage.output_exists",
+            format!("`{}` {what}", target.display()),
+        ))
+    };
+    let Ok(metadata) = target.symlink_metadata() else {
+        return Ok(());
+    };
     if allowed == Target::Absent {
         return refuse("exists; choose another name or remove it yourself");
     }
@@ -119,13 +154,19 @@ fn check_target(target: &Path, allowed: Target) -> Result<()> {
         return refuse("exists and is not a directory; choose another name");
     }
     let mut entries = fs::read_dir(target).map_err(|source| Error::io("read", target, source))?;
-    if entries.next().is_some() { refuse("is not empty; choose another name or empty it yourself") } else { Ok(()) }
+    if entries.next().is_some() {
+        refuse("is not empty; choose another name or empty it yourself")
+    } else {
+        Ok(())
+    }
 }
 
 /// Makes the entries of all directories durable.
 fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|source| Error::io("read", folder, source))? {
-        let path = entry.map_err(|source| Error::io("read", folder, source))?.path();
+        let path = entry
+            .map_err(|source| Error::io("read", folder, source))?
+            .path();
         if path.is_dir() {
             sync_tree(&path)?;
         }
@@ -135,7 +176,9 @@ fn sync_tree(folder: &Path) -> Result<()> {
 
 fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
-    File::open(folder).and_then(|file| file.sync_all()).map_err(|source| Error::io("make durable", folder, source))?;
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| Error::io("make durable", folder, source))?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
@@ -162,12 +205,22 @@ mod tests {
         let target = folder.path().join("new/pack");
         let staging = Staging::begin(&target, Target::AbsentOrEmpty).unwrap();
         assert_eq!(staging.write("a/b", b"abc").unwrap(), digest::hex(b"abc"));
-        assert_eq!(staging.copy("c", &staging.path().join("a/b")).unwrap(), digest::hex(b"abc"));
-        assert!(staging.write("c", b"").is_err(), "each file is written once");
+        assert_eq!(
+            staging.copy("c", &staging.path().join("a/b")).unwrap(),
+            digest::hex(b"abc")
+        );
+        assert!(
+            staging.write("c", b"").is_err(),
+            "each file is written once"
+        );
         assert!(!target.exists());
         staging.commit(Target::AbsentOrEmpty).unwrap();
         assert_eq!(fs::read(target.join("a/b")).unwrap(), b"abc");
-        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "the sibling is gone");
+        assert_eq!(
+            fs::read_dir(target.parent().unwrap()).unwrap().count(),
+            1,
+            "the sibling is gone"
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -185,9 +238,16 @@ mod tests {
         let staging = Staging::begin(&target, Target::AbsentOrEmpty).unwrap();
         staging.write("x", b"x").unwrap();
         fs::write(target.join("theirs"), "t").unwrap();
-        assert_eq!(staging.commit(Target::AbsentOrEmpty).unwrap_err().exit(), ExitClass::Usage);
+        assert_eq!(
+            staging.commit(Target::AbsentOrEmpty).unwrap_err().exit(),
+            ExitClass::Usage
+        );
         assert!(Staging::begin(&target, Target::AbsentOrEmpty).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the sibling is gone");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "the sibling is gone"
+        );
         assert_eq!(fs::read(target.join("theirs")).unwrap(), b"t");
     }
 }

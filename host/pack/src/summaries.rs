@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::edit_metadata::{DEPLOYABLE_SUBJECT, FAULT_FIXTURE, VALIDATION_SUBJECT, artifact_class, edit_type};
+use crate::edit_metadata::{
+    DEPLOYABLE_SUBJECT, FAULT_FIXTURE, VALIDATION_SUBJECT, artifact_class, edit_type,
+};
 use crate::json::get;
 
 /// `results/analysis/edit_artifact_summary.json`. `metadata` is the edit metadata found in the pack, by scenario id.
@@ -12,8 +14,16 @@ pub(crate) fn edit_artifacts(scenarios: &Value, metadata: &BTreeMap<String, Valu
     let mut by_scenario = Map::new();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut backends: Vec<&str> = Vec::new();
-    for scenario in scenarios.get("scenarios").and_then(Value::as_array).into_iter().flatten() {
-        let (Some(id), Some(class)) = (get::text(scenario, &["id"]), artifact_class(scenario)) else { continue };
+    for scenario in scenarios
+        .get("scenarios")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let (Some(id), Some(class)) = (get::text(scenario, &["id"]), artifact_class(scenario))
+        else {
+            continue;
+        };
         *counts.entry(class).or_default() += 1;
         let mut entry = json!({
             "artifact_class": class,
@@ -25,7 +35,12 @@ pub(crate) fn edit_artifacts(scenarios: &Value, metadata: &BTreeMap<String, Valu
             entry["edit_type"] = json!(edit_type(scenario));
             entry["metadata_present"] = json!(metadata.contains_key(id));
             if let Some(metadata) = metadata.get(id) {
-                for key in ["optimized_deployment_backend", "packed_quantized_storage", "runtime_memory_reduction", "storage_format"] {
+                for key in [
+                    "optimized_deployment_backend",
+                    "packed_quantized_storage",
+                    "runtime_memory_reduction",
+                    "storage_format",
+                ] {
                     if let Some(value) = metadata.get(key) {
                         entry[key] = value.clone();
                     }

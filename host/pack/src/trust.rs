@@ -30,12 +30,20 @@ pub fn accepted(expected: Option<&str>, store: Option<&Path>) -> Accepted {
             }
             None => accepted.faults.push((
                 "usage.expected_fingerprint",
-                format!("`{}` is not a fingerprint; write `sha256:` and 64 hex digits", text.trim()),
+                format!(
+                    "`{}` is not a fingerprint; write `sha256:` and 64 hex digits",
+                    text.trim()
+                ),
             )),
         }
     }
     if let Some(path) = store {
-        let mut refuse = |reason: String| accepted.faults.push(("usage.trust_store", format!("trust store `{}` {reason}", path.display())));
+        let mut refuse = |reason: String| {
+            accepted.faults.push((
+                "usage.trust_store",
+                format!("trust store `{}` {reason}", path.display()),
+            ))
+        };
         match json::read_strict(path, json::CONTROL_LIMIT) {
             Err(fault) => refuse(fault.to_string()),
             Ok(value) => match entries(&value) {
@@ -66,7 +74,10 @@ pub fn accepted(expected: Option<&str>, store: Option<&Path>) -> Accepted {
 fn entries(value: &Value) -> Option<&Vec<Value>> {
     match value {
         Value::Array(entries) => Some(entries),
-        Value::Object(fields) => fields.get("trusted_signers").or_else(|| fields.get("fingerprints"))?.as_array(),
+        Value::Object(fields) => fields
+            .get("trusted_signers")
+            .or_else(|| fields.get("fingerprints"))?
+            .as_array(),
         _ => None,
     }
 }
@@ -84,7 +95,10 @@ mod tests {
     fn an_expected_fingerprint_is_trimmed_and_lower_cased() {
         let text = format!("  SHA256:{}\n", "AB".repeat(32));
         let accepted = accepted(Some(&text), None);
-        assert_eq!(accepted.fingerprints, BTreeSet::from([format!("sha256:{}", "ab".repeat(32))]));
+        assert_eq!(
+            accepted.fingerprints,
+            BTreeSet::from([format!("sha256:{}", "ab".repeat(32))])
+        );
         assert!(super::accepted(Some("ab"), None).faults[0].0 == "usage.expected_fingerprint");
         assert_eq!(super::accepted(None, None), Accepted::default());
     }

@@ -164,8 +164,20 @@ impl Verification {
         set("strict", json!(self.options.strict));
         set("skip_verify", json!(self.options.skip_verify));
         set("report_assurance", json!(self.options.report_assurance));
-        set("warnings", self.warnings.iter().map(|warning| warning.message.clone()).collect());
-        set("errors", self.failures.iter().map(|failure| failure.message.clone()).collect());
+        set(
+            "warnings",
+            self.warnings
+                .iter()
+                .map(|warning| warning.message.clone())
+                .collect(),
+        );
+        set(
+            "errors",
+            self.failures
+                .iter()
+                .map(|failure| failure.message.clone())
+                .collect(),
+        );
         set("evidence_level", json!(self.evidence_level));
         set("authenticity", json!(self.authenticity.name()));
         if let Some(store) = &self.options.trust_store {
@@ -182,8 +194,11 @@ impl Verification {
             .iter()
             .map(|failure| json!({"check_id": failure.check_id, "stage": failure.stage, "message": failure.message}))
             .collect();
-        let warnings: Vec<Value> =
-            self.warnings.iter().map(|warning| json!({"check_id": warning.check_id, "message": warning.message})).collect();
+        let warnings: Vec<Value> = self
+            .warnings
+            .iter()
+            .map(|warning| json!({"check_id": warning.check_id, "message": warning.message}))
+            .collect();
         let packhost = json!({"status": self.status().name(), "exit": self.exit.code(), "failures": failures, "warnings": warnings});
         set("packhost", packhost);
         Value::Object(answer)
@@ -246,8 +261,19 @@ impl Run<'_> {
     }
 
     /// Records findings; stops if there are any.
-    fn stop_if(&mut self, exit: ExitClass, stage: u8, findings: impl IntoIterator<Item = Finding>) -> Stage<()> {
-        self.result.failures.extend(findings.into_iter().map(|(check_id, message)| Failure { check_id, stage, message }));
+    fn stop_if(
+        &mut self,
+        exit: ExitClass,
+        stage: u8,
+        findings: impl IntoIterator<Item = Finding>,
+    ) -> Stage<()> {
+        self.result
+            .failures
+            .extend(findings.into_iter().map(|(check_id, message)| Failure {
+                check_id,
+                stage,
+                message,
+            }));
         if self.result.failures.is_empty() {
             return Ok(());
         }
@@ -260,12 +286,23 @@ impl Run<'_> {
 
     /// Stage 1.
     fn read_options(&mut self) -> Stage<Assurance> {
-        let trust::Accepted { fingerprints, mut faults } =
-            trust::accepted(self.options.expected_fingerprint.as_deref(), self.options.trust_store.as_deref());
+        let trust::Accepted {
+            fingerprints,
+            mut faults,
+        } = trust::accepted(
+            self.options.expected_fingerprint.as_deref(),
+            self.options.trust_store.as_deref(),
+        );
         self.accepted = fingerprints;
         let assurance = Assurance::named(&self.options.report_assurance);
         if assurance.is_none() {
-            faults.push(("usage.report_assurance", format!("`{}` is no assurance mode; use report, strict or off", self.options.report_assurance)));
+            faults.push((
+                "usage.report_assurance",
+                format!(
+                    "`{}` is no assurance mode; use report, strict or off",
+                    self.options.report_assurance
+                ),
+            ));
         }
         self.stop_if(ExitClass::Usage, 1, faults)?;
         assurance.ok_or(Stopped)
@@ -274,12 +311,28 @@ impl Run<'_> {
     /// Stage 2.
     fn find(&mut self, pack: &Path) -> Stage<Root> {
         let Some(root) = Root::open(pack) else {
-            self.stop_if(ExitClass::Missing, 2, [("missing.pack", format!("`{}` is not a directory", pack.display()))])?;
+            self.stop_if(
+                ExitClass::Missing,
+                2,
+                [(
+                    "missing.pack",
+                    format!("`{}` is not a directory", pack.display()),
+                )],
+            )?;
             return Err(Stopped);
         };
-        for (check_id, name) in [("missing.manifest", layout::MANIFEST), ("missing.checksums", layout::CHECKSUMS)] {
+        for (check_id, name) in [
+            ("missing.manifest", layout::MANIFEST),
+            ("missing.checksums", layout::CHECKSUMS),
+        ] {
             if !is_file(&root, name) {
-                let finding = (check_id, format!("`{}` has no `{name}`, so it is no evidence pack", pack.display()));
+                let finding = (
+                    check_id,
+                    format!(
+                        "`{}` has no `{name}`, so it is no evidence pack",
+                        pack.display()
+                    ),
+                );
                 self.stop_if(ExitClass::Missing, 2, [finding])?;
             }
         }
@@ -288,8 +341,20 @@ impl Run<'_> {
 
     /// Stage 3.
     fn check_output(&mut self, root: &Root) -> Stage<()> {
-        let inside = self.options.json_out.as_ref().filter(|path| root.holds(path));
-        let finding = inside.map(|path| ("usage.json_out_inside", format!("the output `{}` would lie inside the pack; name another place", path.display())));
+        let inside = self
+            .options
+            .json_out
+            .as_ref()
+            .filter(|path| root.holds(path));
+        let finding = inside.map(|path| {
+            (
+                "usage.json_out_inside",
+                format!(
+                    "the output `{}` would lie inside the pack; name another place",
+                    path.display()
+                ),
+            )
+        });
         self.stop_if(ExitClass::Usage, 3, finding)
     }
 
@@ -300,34 +365,62 @@ impl Run<'_> {
         let (bytes, document) = match parsed {
             Ok(parsed) => parsed,
             Err(fault) => {
-                self.stop_if(ExitClass::Format, 4, [("format.json", format!("`{}` {fault}", layout::MANIFEST))])?;
+                self.stop_if(
+                    ExitClass::Format,
+                    4,
+                    [("format.json", format!("`{}` {fault}", layout::MANIFEST))],
+                )?;
                 return Err(Stopped);
             }
         };
-        let named = |check_id: &'static str| move |fault: String| (check_id, format!("`{}`: {fault}", layout::MANIFEST));
-        let mut findings: Vec<Finding> = manifest::schema_faults(&document.value).into_iter().map(named("format.schema")).collect();
-        findings.extend(document.repeated.iter().map(|key| named("format.json")(format!("it repeats the key `{key}`, so its meaning depends on the reader"))));
+        let named = |check_id: &'static str| {
+            move |fault: String| (check_id, format!("`{}`: {fault}", layout::MANIFEST))
+        };
+        let mut findings: Vec<Finding> = manifest::schema_faults(&document.value)
+            .into_iter()
+            .map(named("format.schema"))
+            .collect();
+        findings.extend(document.repeated.iter().map(|key| {
+            named("format.json")(format!(
+                "it repeats the key `{key}`, so its meaning depends on the reader"
+            ))
+        }));
         let (references, faults) = manifest::references(&document.value);
         findings.extend(faults.into_iter().map(named("format.field")));
         self.stop_if(ExitClass::Format, 4, findings)?;
-        self.result.evidence_level = get::text(&document.value, &["evidence_level"]).map(str::to_owned);
+        self.result.evidence_level =
+            get::text(&document.value, &["evidence_level"]).map(str::to_owned);
         Ok((bytes, document.value, references))
     }
 
     /// Stage 5. Whether the pack is signed.
     fn check_signature(&mut self, root: &Root, bytes: &[u8], manifest: &Value) -> Stage<bool> {
         if !is_file(root, layout::SIGNATURE) {
-            let message = format!("the pack has no `{}`, so nothing shows that it was not changed", layout::SIGNATURE);
+            let message = format!(
+                "the pack has no `{}`, so nothing shows that it was not changed",
+                layout::SIGNATURE
+            );
             if !self.options.strict && self.options.allow_unverified_provenance {
-                self.result.warnings.push(Warning { check_id: "signature.missing", message });
+                self.result.warnings.push(Warning {
+                    check_id: "signature.missing",
+                    message,
+                });
                 return Ok(false);
             }
             self.stop_if(ExitClass::Signature, 5, [("signature.missing", message)])?;
         }
-        let bundle = match reader::read_bytes(&root.join(layout::SIGNATURE), reader::CONTROL_LIMIT) {
+        let bundle = match reader::read_bytes(&root.join(layout::SIGNATURE), reader::CONTROL_LIMIT)
+        {
             Ok(bundle) => bundle,
             Err(fault) => {
-                self.stop_if(ExitClass::Signature, 5, [("signature.bundle", format!("`{}` {fault}", layout::SIGNATURE))])?;
+                self.stop_if(
+                    ExitClass::Signature,
+                    5,
+                    [(
+                        "signature.bundle",
+                        format!("`{}` {fault}", layout::SIGNATURE),
+                    )],
+                )?;
                 return Err(Stopped);
             }
         };
@@ -335,7 +428,11 @@ impl Run<'_> {
         if let Some(signer) = &checked.signer
             && !self.accepted.is_empty()
         {
-            self.result.authenticity = if self.accepted.contains(signer) { Authenticity::Pinned } else { Authenticity::Mismatch };
+            self.result.authenticity = if self.accepted.contains(signer) {
+                Authenticity::Pinned
+            } else {
+                Authenticity::Mismatch
+            };
         }
         self.result.signer_fingerprint = checked.signer;
         self.stop_if(ExitClass::Signature, 5, checked.faults)?;
@@ -343,11 +440,23 @@ impl Run<'_> {
     }
 
     /// Stage 6.
-    fn check_integrity(&mut self, root: &Root, manifest: &Value, references: &[manifest::Reference]) -> Stage<Integrity> {
+    fn check_integrity(
+        &mut self,
+        root: &Root,
+        manifest: &Value,
+        references: &[manifest::Reference],
+    ) -> Stage<Integrity> {
         let list = match reader::read_bytes(&root.join(layout::CHECKSUMS), reader::CONTROL_LIMIT) {
             Ok(list) => list,
             Err(fault) => {
-                self.stop_if(ExitClass::Integrity, 6, [("integrity.limits", format!("`{}` {fault}", layout::CHECKSUMS))])?;
+                self.stop_if(
+                    ExitClass::Integrity,
+                    6,
+                    [(
+                        "integrity.limits",
+                        format!("`{}` {fault}", layout::CHECKSUMS),
+                    )],
+                )?;
                 return Err(Stopped);
             }
         };
@@ -363,13 +472,18 @@ impl Run<'_> {
 
     /// Stage 7.
     fn check_reports(&mut self, root: &Root, integrity: &Integrity, rules: Rules) -> Stage<()> {
-        let (failing, passing): (Vec<&String>, Vec<&String>) =
-            integrity.reports.iter().partition(|name| layout::expects_failure(name, &integrity.table.strictness));
+        let (failing, passing): (Vec<&String>, Vec<&String>) = integrity
+            .reports
+            .iter()
+            .partition(|name| layout::expects_failure(name, &integrity.table.strictness));
         if passing.is_empty() {
             let message = if failing.is_empty() {
                 "the pack holds no report".to_owned()
             } else {
-                format!("all {} reports of the pack are expected to fail; at least one must be expected to pass", failing.len())
+                format!(
+                    "all {} reports of the pack are expected to fail; at least one must be expected to pass",
+                    failing.len()
+                )
             };
             self.stop_if(ExitClass::Reports, 7, [("reports.none", message)])?;
         }
@@ -390,11 +504,18 @@ impl Run<'_> {
                 }
                 payloads.push(outcome.payload);
             }
-            let names: Vec<&str> = expected_failures.iter().map(|report| report.name.as_str()).collect();
+            let names: Vec<&str> = expected_failures
+                .iter()
+                .map(|report| report.name.as_str())
+                .collect();
             payload["expected_failures"] = json!({"verify": payloads, "reports": names});
         }
         let unexpected_pass = !findings.is_empty();
-        findings.extend(nested::messages(&examined).into_iter().map(|message| ("reports.verify_failed", message)));
+        findings.extend(
+            nested::messages(&examined)
+                .into_iter()
+                .map(|message| ("reports.verify_failed", message)),
+        );
         self.result.nested = Some(payload);
         if !unexpected_pass {
             self.write_output()?;
@@ -403,18 +524,44 @@ impl Run<'_> {
     }
 
     /// Reads and checks reports, several at a time. Their bytes must be those that stage 6 saw.
-    fn examine_all(&mut self, root: &Root, integrity: &Integrity, names: &[&String], rules: Rules) -> Stage<Vec<Examined>> {
+    fn examine_all(
+        &mut self,
+        root: &Root,
+        integrity: &Integrity,
+        names: &[&String],
+        rules: Rules,
+    ) -> Stage<Vec<Examined>> {
         let examined: Vec<Result<Examined, Finding>> = names
             .par_iter()
             .map(|name| {
-                let report = read(root, name, reader::REPORT_LIMIT)?
-                    .ok_or_else(|| ("integrity.missing_file", format!("`{name}` vanished while the pack was verified")))?;
-                if integrity.digests.get(*name).is_some_and(|expected| *expected != digest::hex(&report)) {
-                    return Err(("integrity.digest", format!("`{name}` was changed while the pack was verified")));
+                let report = read(root, name, reader::REPORT_LIMIT)?.ok_or_else(|| {
+                    (
+                        "integrity.missing_file",
+                        format!("`{name}` vanished while the pack was verified"),
+                    )
+                })?;
+                if integrity
+                    .digests
+                    .get(*name)
+                    .is_some_and(|expected| *expected != digest::hex(&report))
+                {
+                    return Err((
+                        "integrity.digest",
+                        format!("`{name}` was changed while the pack was verified"),
+                    ));
                 }
-                let beside = format!("{}{}", name.strip_suffix(layout::REPORT).unwrap_or_default(), layout::RUNTIME_MANIFEST);
+                let beside = format!(
+                    "{}{}",
+                    name.strip_suffix(layout::REPORT).unwrap_or_default(),
+                    layout::RUNTIME_MANIFEST
+                );
                 let runtime = read(root, &beside, reader::CONTROL_LIMIT)?;
-                let source = Source { id: nested::id_in(root.given(), name), name: (*name).clone(), report, runtime };
+                let source = Source {
+                    id: nested::id_in(root.given(), name),
+                    name: (*name).clone(),
+                    report,
+                    runtime,
+                };
                 Ok(nested::examine(source, rules))
             })
             .collect();
@@ -431,24 +578,44 @@ impl Run<'_> {
     }
 
     fn write_output(&mut self) -> Stage<()> {
-        let (Some(path), Some(payload)) = (&self.options.json_out, &self.result.nested) else { return Ok(()) };
+        let (Some(path), Some(payload)) = (&self.options.json_out, &self.result.nested) else {
+            return Ok(());
+        };
         let written = fs::write(path, canonical::line_file(payload));
-        let finding = written.err().map(|error| ("usage.json_out", format!("the output `{}` cannot be written: {error}", path.display())));
+        let finding = written.err().map(|error| {
+            (
+                "usage.json_out",
+                format!("the output `{}` cannot be written: {error}", path.display()),
+            )
+        });
         self.stop_if(ExitClass::Usage, 7, finding)
     }
 
     /// The verdict, only on request.
     fn check_verdict(&mut self, root: &Root, manifest: &Value, signed: bool) -> Stage<()> {
-        let verdict = get::text(manifest, &["subject", "path"]).and_then(|name| match root.resolve(name) {
-            Place::File(path) => reader::read_strict(&path, reader::REPORT_LIMIT).ok(),
-            _ => None,
-        });
-        let text = verdict.as_ref().and_then(|verdict| get::text(verdict, &["verdict"])).map(str::trim);
+        let verdict =
+            get::text(manifest, &["subject", "path"]).and_then(|name| match root.resolve(name) {
+                Place::File(path) => reader::read_strict(&path, reader::REPORT_LIMIT).ok(),
+                _ => None,
+            });
+        let text = verdict
+            .as_ref()
+            .and_then(|verdict| get::text(verdict, &["verdict"]))
+            .map(str::trim);
         let finding = match text {
             Some(text) if text.eq_ignore_ascii_case("PASS") && signed => None,
-            Some(text) if text.eq_ignore_ascii_case("PASS") => Some(("verdict.unsigned", "the verdict is PASS, but nobody signed it".to_owned())),
-            Some(text) => Some(("verdict.not_pass", format!("the verdict of the pack is `{text}`, and PASS is required"))),
-            None => Some(("verdict.not_pass", "the pack's subject holds no verdict, and PASS is required".to_owned())),
+            Some(text) if text.eq_ignore_ascii_case("PASS") => Some((
+                "verdict.unsigned",
+                "the verdict is PASS, but nobody signed it".to_owned(),
+            )),
+            Some(text) => Some((
+                "verdict.not_pass",
+                format!("the verdict of the pack is `{text}`, and PASS is required"),
+            )),
+            None => Some((
+                "verdict.not_pass",
+                "the pack's subject holds no verdict, and PASS is required".to_owned(),
+            )),
         };
         self.stop_if(ExitClass::Verdict, 8, finding)
     }
@@ -462,9 +629,9 @@ fn is_file(root: &Root, name: &str) -> bool {
 /// The bytes of a file of the pack; nothing if it is not there.
 fn read(root: &Root, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Finding> {
     match root.resolve(name) {
-        Place::File(path) => {
-            reader::read_bytes(&path, limit).map(Some).map_err(|fault| ("integrity.limits", format!("`{name}` {fault}")))
-        }
+        Place::File(path) => reader::read_bytes(&path, limit)
+            .map(Some)
+            .map_err(|fault| ("integrity.limits", format!("`{name}` {fault}"))),
         _ => Ok(None),
     }
 }

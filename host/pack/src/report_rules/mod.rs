@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::json::get;
 
 pub use checks::Recomputation;
-pub use runtime::{Provenance, RuntimeManifest};
+pub(crate) use runtime::is_timestamp;
 #[cfg(test)]
 pub(crate) use runtime::schema_faults as runtime_schema_faults;
-pub(crate) use runtime::is_timestamp;
+pub use runtime::{Provenance, RuntimeManifest};
 
 /// How much is demanded of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,8 +137,16 @@ pub fn check(report: &Value, digest: &str, runtime: &RuntimeManifest, rules: Rul
     let strict = assurance::in_force(report, rules.assurance);
     let provenance = runtime::check(report, digest, runtime, rules, strict, &mut faults);
     // A report of another shape is not interpreted any further.
-    if faults.list.iter().any(|fault| fault.kind == Kind::Schema && fault.rule == structure::RULE) {
-        return Checked { faults: faults.list, recomputation: None, provenance };
+    if faults
+        .list
+        .iter()
+        .any(|fault| fault.kind == Kind::Schema && fault.rule == structure::RULE)
+    {
+        return Checked {
+            faults: faults.list,
+            recomputation: None,
+            provenance,
+        };
     }
     let facts = Facts::of(report);
     let recomputation = checks::check(&facts, &mut faults);
@@ -148,7 +156,11 @@ pub fn check(report: &Value, digest: &str, runtime: &RuntimeManifest, rules: Rul
     if rules.assurance == Assurance::Strict || strict {
         assurance::check(report, rules.assurance, &provenance, &mut faults);
     }
-    Checked { faults: faults.list, recomputation, provenance }
+    Checked {
+        faults: faults.list,
+        recomputation,
+        provenance,
+    }
 }
 
 /// Collects faults.
@@ -159,7 +171,11 @@ struct Faults {
 
 impl Faults {
     fn add(&mut self, rule: &'static str, kind: Kind, message: impl Into<String>) {
-        self.list.push(Fault { rule, kind, message: message.into() });
+        self.list.push(Fault {
+            rule,
+            kind,
+            message: message.into(),
+        });
     }
 
     fn policy(&mut self, rule: &'static str, message: impl Into<String>) {
@@ -215,11 +231,17 @@ impl<'r> Facts<'r> {
 
     /// Whether the run was declared a tiny one, which relaxes the evidence that can be demanded.
     fn tiny_relax(&self) -> bool {
-        let declared = [&["context", "run", "tiny_relax"][..], &["context", "eval", "tiny_relax"], &["auto", "tiny_relax"]]
-            .iter()
-            .any(|path| get::truthy(get::at(self.report, path)));
+        let declared = [
+            &["context", "run", "tiny_relax"][..],
+            &["context", "eval", "tiny_relax"],
+            &["auto", "tiny_relax"],
+        ]
+        .iter()
+        .any(|path| get::truthy(get::at(self.report, path)));
         let flagged = match get::at(self.report, &["provenance", "flags"]) {
-            Some(Value::Array(flags)) => flags.iter().any(|flag| flag.as_str() == Some("tiny_relax")),
+            Some(Value::Array(flags)) => {
+                flags.iter().any(|flag| flag.as_str() == Some("tiny_relax"))
+            }
             Some(Value::Object(flags)) => get::truthy(flags.get("tiny_relax")),
             _ => false,
         };

@@ -8,7 +8,15 @@ use crate::json::get;
 /// The id of this rule.
 pub(super) const RULE: &str = "report.schema";
 
-const KINDS: [&str; 7] = ["accuracy", "bleu", "f1", "ppl_causal", "ppl_mlm", "ppl_seq2seq", "rouge"];
+const KINDS: [&str; 7] = [
+    "accuracy",
+    "bleu",
+    "f1",
+    "ppl_causal",
+    "ppl_mlm",
+    "ppl_seq2seq",
+    "rouge",
+];
 
 const VALIDATION_KEYS: [&str; 12] = [
     "guard_overhead_acceptable",
@@ -77,7 +85,11 @@ pub(super) fn check(report: &Value, faults: &mut Faults) {
         }
     }
     if let Some(confidence) = fields.get("confidence").and_then(Value::as_object) {
-        if !confidence.get("label").and_then(Value::as_str).is_some_and(|label| ["High", "Medium", "Low"].contains(&label)) {
+        if !confidence
+            .get("label")
+            .and_then(Value::as_str)
+            .is_some_and(|label| ["High", "Medium", "Low"].contains(&label))
+        {
             schema.fault("confidence.label", "must be High, Medium or Low");
         }
         if !confidence.contains_key("basis") {
@@ -92,17 +104,30 @@ struct Schema<'f> {
 
 impl Schema<'_> {
     fn fault(&mut self, field: &str, what: &str) {
-        let message = if field.is_empty() { format!("schema validation: {what}") } else { format!("schema validation: field `{field}` {what}") };
+        let message = if field.is_empty() {
+            format!("schema validation: {what}")
+        } else {
+            format!("schema validation: field `{field}` {what}")
+        };
         self.faults.add(RULE, Kind::Schema, message);
     }
 
     fn filled_text(&mut self, fields: &Map<String, Value>, prefix: &str, key: &str) {
-        if fields.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
+        if fields
+            .get(key)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
+        {
             self.fault(&format!("{prefix}{key}"), "must be a non-empty string");
         }
     }
 
-    fn required_object<'v>(&mut self, fields: &'v Map<String, Value>, prefix: &str, key: &str) -> Option<&'v Map<String, Value>> {
+    fn required_object<'v>(
+        &mut self,
+        fields: &'v Map<String, Value>,
+        prefix: &str,
+        key: &str,
+    ) -> Option<&'v Map<String, Value>> {
         let object = fields.get(key).and_then(Value::as_object);
         if object.is_none() {
             self.fault(&format!("{prefix}{key}"), "must be an object");
@@ -111,8 +136,15 @@ impl Schema<'_> {
     }
 
     fn count(&mut self, fields: &Map<String, Value>, prefix: &str, key: &str) {
-        if fields.get(key).and_then(get::integer).is_none_or(|count| count < 0.0) {
-            self.fault(&format!("{prefix}{key}"), "must be an integer of at least 0");
+        if fields
+            .get(key)
+            .and_then(get::integer)
+            .is_none_or(|count| count < 0.0)
+        {
+            self.fault(
+                &format!("{prefix}{key}"),
+                "must be an integer of at least 0",
+            );
         }
     }
 
@@ -125,7 +157,10 @@ impl Schema<'_> {
             self.count(windows, "dataset.windows.", "preview");
             self.count(windows, "dataset.windows.", "final");
             self.required_object(windows, "dataset.windows.", "stats");
-            if windows.get("seed").is_some_and(|seed| !seed.is_null() && get::integer(seed).is_none()) {
+            if windows
+                .get("seed")
+                .is_some_and(|seed| !seed.is_null() && get::integer(seed).is_none())
+            {
                 self.fault("dataset.windows.seed", "must be an integer or null");
             }
         }
@@ -137,8 +172,15 @@ impl Schema<'_> {
     }
 
     fn primary_metric(&mut self, metric: &Map<String, Value>) {
-        if !metric.get("kind").and_then(Value::as_str).is_some_and(|kind| KINDS.contains(&kind)) {
-            self.fault("primary_metric.kind", &format!("must be one of {}", KINDS.join(", ")));
+        if !metric
+            .get("kind")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| KINDS.contains(&kind))
+        {
+            self.fault(
+                "primary_metric.kind",
+                &format!("must be one of {}", KINDS.join(", ")),
+            );
         }
         for key in ["preview", "final", "ratio_vs_baseline", "reps", "ci_level"] {
             if metric.get(key).is_some_and(|value| !value.is_number()) {
@@ -156,19 +198,32 @@ impl Schema<'_> {
             }
         }
         if let Some(source) = metric.get("counts_source")
-            && !source.as_str().is_some_and(|source| ["measured", "pseudo_config"].contains(&source))
+            && !source
+                .as_str()
+                .is_some_and(|source| ["measured", "pseudo_config"].contains(&source))
         {
-            self.fault("primary_metric.counts_source", "must be `measured` or `pseudo_config`");
+            self.fault(
+                "primary_metric.counts_source",
+                "must be `measured` or `pseudo_config`",
+            );
         }
         for key in ["ci", "display_ci"] {
-            if metric.get(key).is_some_and(|value| super::pair(value).is_none()) {
-                self.fault(&format!("primary_metric.{key}"), "must be an array of exactly two numbers");
+            if metric
+                .get(key)
+                .is_some_and(|value| super::pair(value).is_none())
+            {
+                self.fault(
+                    &format!("primary_metric.{key}"),
+                    "must be an array of exactly two numbers",
+                );
             }
         }
     }
 
     fn validation(&mut self, fields: &Map<String, Value>) {
-        let Some(validation) = fields.get("validation") else { return };
+        let Some(validation) = fields.get("validation") else {
+            return;
+        };
         let Some(flags) = validation.as_object() else {
             self.fault("validation", "must be an object");
             return;

@@ -17,12 +17,29 @@ pub struct Detector {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
-    ValidationFlag { flag: String, expected: Value },
-    PrimaryMetric { field: String, expected: Value },
-    InvariantsStatus { allowed: Vec<String> },
-    Probe { which: Probe, field: String, wanted: Wanted },
-    SpectralCaps { min: f64 },
-    Relative { guard: String, limits: Limits },
+    ValidationFlag {
+        flag: String,
+        expected: Value,
+    },
+    PrimaryMetric {
+        field: String,
+        expected: Value,
+    },
+    InvariantsStatus {
+        allowed: Vec<String>,
+    },
+    Probe {
+        which: Probe,
+        field: String,
+        wanted: Wanted,
+    },
+    SpectralCaps {
+        min: f64,
+    },
+    Relative {
+        guard: String,
+        limits: Limits,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,39 +68,91 @@ impl Detector {
     /// What is wrong with it, if its kind is unknown or a field is absent.
     pub fn from_json(value: &Value) -> Result<Self, String> {
         let kind = get::text(value, &["kind"]).ok_or("a detector has no `kind`")?;
-        let text = |key: &str| get::text(value, &[key]).map(str::to_owned).ok_or_else(|| format!("a detector of kind `{kind}` needs `{key}`"));
-        let expected = || value.get("expected").cloned().ok_or_else(|| format!("a detector of kind `{kind}` needs `expected`"));
-        let limits = Limits { new_modules: get::number(value, &["min_new_modules"]), delta_count: get::number(value, &["min_delta_count"]) };
+        let text = |key: &str| {
+            get::text(value, &[key])
+                .map(str::to_owned)
+                .ok_or_else(|| format!("a detector of kind `{kind}` needs `{key}`"))
+        };
+        let expected = || {
+            value
+                .get("expected")
+                .cloned()
+                .ok_or_else(|| format!("a detector of kind `{kind}` needs `expected`"))
+        };
+        let limits = Limits {
+            new_modules: get::number(value, &["min_new_modules"]),
+            delta_count: get::number(value, &["min_delta_count"]),
+        };
         let kind = match kind {
-            "validation_flag" => Kind::ValidationFlag { flag: text("flag")?, expected: expected()? },
-            "primary_metric" => Kind::PrimaryMetric { field: text("field")?, expected: expected()? },
+            "validation_flag" => Kind::ValidationFlag {
+                flag: text("flag")?,
+                expected: expected()?,
+            },
+            "primary_metric" => Kind::PrimaryMetric {
+                field: text("field")?,
+                expected: expected()?,
+            },
             "invariants_status" => {
-                let allowed = value.get("allowed").and_then(Value::as_array).ok_or("a detector of kind `invariants_status` needs `allowed`")?;
-                Kind::InvariantsStatus { allowed: allowed.iter().filter_map(|status| Some(status.as_str()?.to_lowercase())).collect() }
+                let allowed = value
+                    .get("allowed")
+                    .and_then(Value::as_array)
+                    .ok_or("a detector of kind `invariants_status` needs `allowed`")?;
+                Kind::InvariantsStatus {
+                    allowed: allowed
+                        .iter()
+                        .filter_map(|status| Some(status.as_str()?.to_lowercase()))
+                        .collect(),
+                }
             }
-            "rmt_probe" => Kind::Probe { which: Probe::Rmt, field: text("field")?, wanted: Wanted::Equal(expected()?) },
+            "rmt_probe" => Kind::Probe {
+                which: Probe::Rmt,
+                field: text("field")?,
+                wanted: Wanted::Equal(expected()?),
+            },
             "ve_probe" => {
                 let wanted = match get::number(value, &["min"]) {
                     Some(min) => Wanted::AtLeast(min),
                     None => Wanted::Equal(expected()?),
                 };
-                Kind::Probe { which: Probe::Variance, field: text("field")?, wanted }
+                Kind::Probe {
+                    which: Probe::Variance,
+                    field: text("field")?,
+                    wanted,
+                }
             }
-            "spectral_caps_applied" => Kind::SpectralCaps { min: get::number(value, &["min"]).unwrap_or(1.0) },
+            "spectral_caps_applied" => Kind::SpectralCaps {
+                min: get::number(value, &["min"]).unwrap_or(1.0),
+            },
             "spectral_caps_baseline_relative" => {
-                let limits = if limits == Limits::default() { Limits { new_modules: Some(1.0), delta_count: None } } else { limits };
-                Kind::Relative { guard: "spectral".to_owned(), limits }
+                let limits = if limits == Limits::default() {
+                    Limits {
+                        new_modules: Some(1.0),
+                        delta_count: None,
+                    }
+                } else {
+                    limits
+                };
+                Kind::Relative {
+                    guard: "spectral".to_owned(),
+                    limits,
+                }
             }
             "guard_signal_baseline_relative" => {
                 let guard = text("guard")?;
                 if !super::CORE_GUARDS.contains(&guard.as_str()) {
-                    return Err(format!("a detector names the guard `{guard}`, which is none of {}", super::CORE_GUARDS.join(", ")));
+                    return Err(format!(
+                        "a detector names the guard `{guard}`, which is none of {}",
+                        super::CORE_GUARDS.join(", ")
+                    ));
                 }
                 Kind::Relative { guard, limits }
             }
             other => return Err(format!("detector kind `{other}` is unknown")),
         };
-        Ok(Self { kind, source: value.clone() })
+        Ok(Self {
+            kind,
+            source: value.clone(),
+        })
     }
 
     /// The entry of the table that it was read from.
@@ -94,20 +163,36 @@ impl Detector {
     /// Whether a report shows it. A flag or field that is absent never matches.
     pub fn matches(&self, input: &RecordInput<'_>) -> bool {
         match &self.kind {
-            Kind::ValidationFlag { flag, expected } => equal(get::at(input.report, &["validation", flag]), expected),
-            Kind::PrimaryMetric { field, expected } => equal(get::at(input.report, &["primary_metric", field]), expected),
-            Kind::InvariantsStatus { allowed } => {
-                get::text(input.report, &["invariants", "status"]).is_some_and(|status| allowed.contains(&status.to_lowercase()))
+            Kind::ValidationFlag { flag, expected } => {
+                equal(get::at(input.report, &["validation", flag]), expected)
             }
-            Kind::Probe { which, field, wanted } => {
-                let probe = if *which == Probe::Rmt { input.rmt_probe } else { input.ve_probe };
+            Kind::PrimaryMetric { field, expected } => {
+                equal(get::at(input.report, &["primary_metric", field]), expected)
+            }
+            Kind::InvariantsStatus { allowed } => {
+                get::text(input.report, &["invariants", "status"])
+                    .is_some_and(|status| allowed.contains(&status.to_lowercase()))
+            }
+            Kind::Probe {
+                which,
+                field,
+                wanted,
+            } => {
+                let probe = if *which == Probe::Rmt {
+                    input.rmt_probe
+                } else {
+                    input.ve_probe
+                };
                 let found = probe.and_then(|probe| probe.get(field));
                 match wanted {
                     Wanted::Equal(expected) => equal(found, expected),
-                    Wanted::AtLeast(min) => found.and_then(Value::as_f64).is_some_and(|number| number >= *min),
+                    Wanted::AtLeast(min) => found
+                        .and_then(Value::as_f64)
+                        .is_some_and(|number| number >= *min),
                 }
             }
-            Kind::SpectralCaps { min } => get::number(input.report, &["spectral", "caps_applied"]).is_some_and(|caps| caps >= *min),
+            Kind::SpectralCaps { min } => get::number(input.report, &["spectral", "caps_applied"])
+                .is_some_and(|caps| caps >= *min),
             Kind::Relative { guard, limits } => relative_signal(guard, *limits, input),
         }
     }
@@ -122,20 +207,28 @@ pub(super) fn hit(any_of: &[Detector], all_of: &[Detector], input: &RecordInput<
     if any_of.is_empty() && all_of.is_empty() {
         return false;
     }
-    (any_of.is_empty() || any_of.iter().any(|detector| detector.matches(input))) && all_of.iter().all(|detector| detector.matches(input))
+    (any_of.is_empty() || any_of.iter().any(|detector| detector.matches(input)))
+        && all_of.iter().all(|detector| detector.matches(input))
 }
 
 /// Whether the primary guard of a scenario saw the change.
 ///
 /// Its flag, or what its probe or caps show. A scenario that declares a baseline-relative detector for that guard wants movement: then only movement counts,
 /// because a baseline may show caps of its own.
-pub(super) fn primary_guard_hit(scenario: &Scenario, outcome: &Outcome, input: &RecordInput<'_>) -> bool {
+pub(super) fn primary_guard_hit(
+    scenario: &Scenario,
+    outcome: &Outcome,
+    input: &RecordInput<'_>,
+) -> bool {
     let guard = scenario.primary_guard.as_str();
     let relative: Vec<&Detector> = scenario
         .any_of
         .iter()
         .chain(&scenario.all_of)
-        .filter(|detector| matches!(&detector.kind, Kind::Relative { guard: of, .. } if of == guard) && detector.is_relative())
+        .filter(|detector| {
+            matches!(&detector.kind, Kind::Relative { guard: of, .. } if of == guard)
+                && detector.is_relative()
+        })
         .collect();
     if !relative.is_empty() {
         return relative.iter().any(|detector| detector.matches(input));
@@ -146,8 +239,16 @@ pub(super) fn primary_guard_hit(scenario: &Scenario, outcome: &Outcome, input: &
 fn equal(found: Option<&Value>, expected: &Value) -> bool {
     match (found, expected) {
         (None, _) => false,
-        (Some(found), Value::Bool(expected)) => !found.is_null() && lenient_true(found) == *expected,
-        (Some(found), expected) => found == expected || found.as_f64().zip(expected.as_f64()).is_some_and(|(found, expected)| found == expected),
+        (Some(found), Value::Bool(expected)) => {
+            !found.is_null() && lenient_true(found) == *expected
+        }
+        (Some(found), expected) => {
+            found == expected
+                || found
+                    .as_f64()
+                    .zip(expected.as_f64())
+                    .is_some_and(|(found, expected)| found == expected)
+        }
     }
 }
 
@@ -168,7 +269,11 @@ impl Movement {
 
     /// In the fields of the reference vectors.
     pub fn json(&self) -> Value {
-        let modules: Vec<Value> = self.new_modules.iter().map(|(module, family)| json!({"module": module, "family": family})).collect();
+        let modules: Vec<Value> = self
+            .new_modules
+            .iter()
+            .map(|(module, family)| json!({"module": module, "family": family}))
+            .collect();
         json!({
             "new_caps_applied": self.new_modules.len(),
             "delta_caps_applied": self.delta_caps,
@@ -193,25 +298,40 @@ pub fn spectral_movement(subject: &Value, baseline: &Value) -> Movement {
             })
             .collect()
     };
-    let caps = |block: &Value| get::number(block, &["caps_applied"]).map_or(0, |caps| caps.max(0.0) as u64);
+    let caps = |block: &Value| {
+        get::number(block, &["caps_applied"]).map_or(0, |caps| caps.max(0.0) as u64)
+    };
     Movement {
-        new_modules: capped(subject).difference(&capped(baseline)).cloned().collect(),
+        new_modules: capped(subject)
+            .difference(&capped(baseline))
+            .cloned()
+            .collect(),
         delta_caps: caps(subject).saturating_sub(caps(baseline)),
     }
 }
 
 fn relative_signal(guard: &str, limits: Limits, input: &RecordInput<'_>) -> bool {
-    let Some(baseline) = input.baseline else { return false };
+    let Some(baseline) = input.baseline else {
+        return false;
+    };
     if guard == "spectral" {
         let block = |report: &Value| report.get("spectral").cloned().unwrap_or(Value::Null);
         let movement = spectral_movement(&block(input.report), &block(baseline));
         if limits == Limits::default() {
             return movement.signal();
         }
-        return limits.new_modules.is_none_or(|least| movement.new_modules.len() as f64 >= least)
-            && limits.delta_count.is_none_or(|least| movement.delta_caps as f64 >= least);
+        return limits
+            .new_modules
+            .is_none_or(|least| movement.new_modules.len() as f64 >= least)
+            && limits
+                .delta_count
+                .is_none_or(|least| movement.delta_caps as f64 >= least);
     }
     // Probes belong to the subject; the baseline has none.
-    let signals = |report: &Value, rmt_probe, ve_probe| outcome::outcome(report, rmt_probe, ve_probe).flags.get(guard);
+    let signals = |report: &Value, rmt_probe, ve_probe| {
+        outcome::outcome(report, rmt_probe, ve_probe)
+            .flags
+            .get(guard)
+    };
     signals(input.report, input.rmt_probe, input.ve_probe) && !signals(baseline, None, None)
 }

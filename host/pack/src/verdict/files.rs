@@ -11,10 +11,20 @@ use crate::canonical;
 /// The files of a verdict in layout v2, as paths below the pack's root and their bytes.
 pub fn files(verdict: &FinalVerdict) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![
-        ("results/verdicts/final_verdict.json".to_owned(), canonical::pretty_file(&verdict.json())),
-        ("results/verdicts/final_verdict.txt".to_owned(), verdict_text(verdict).into_bytes()),
+        (
+            "results/verdicts/final_verdict.json".to_owned(),
+            canonical::pretty_file(&verdict.json()),
+        ),
+        (
+            "results/verdicts/final_verdict.txt".to_owned(),
+            verdict_text(verdict).into_bytes(),
+        ),
     ];
-    files.extend(analysis_files(verdict).into_iter().map(|(name, bytes)| (format!("results/analysis/{name}"), bytes)));
+    files.extend(
+        analysis_files(verdict)
+            .into_iter()
+            .map(|(name, bytes)| (format!("results/analysis/{name}"), bytes)),
+    );
     files
 }
 
@@ -23,8 +33,14 @@ pub fn analysis_files(verdict: &FinalVerdict) -> Vec<(String, Vec<u8>)> {
     [
         ("category_summary.json", category_summary(verdict)),
         ("guard_signal_summary.json", guard_signal_summary(verdict)),
-        ("guard_intervention_summary.json", guard_intervention_summary(verdict)),
-        ("scenario_signal_summary.json", scenario_signal_summary(verdict)),
+        (
+            "guard_intervention_summary.json",
+            guard_intervention_summary(verdict),
+        ),
+        (
+            "scenario_signal_summary.json",
+            scenario_signal_summary(verdict),
+        ),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), canonical::pretty_file(&value)))
@@ -44,7 +60,9 @@ pub fn verdict_text(verdict: &FinalVerdict) -> String {
 }
 
 pub(super) fn final_verdict(verdict: &FinalVerdict) -> Value {
-    let records: Vec<Value> = with_scenarios(verdict).map(|(scenario, record)| record.json(scenario)).collect();
+    let records: Vec<Value> = with_scenarios(verdict)
+        .map(|(scenario, record)| record.json(scenario))
+        .collect();
     let mut value = json!({
         "verdict": verdict.word(),
         "manifest": {"path": verdict.manifest_path, "schema": "evidence_pack_scenarios_v1", "schema_version": 1},
@@ -67,19 +85,30 @@ pub(super) fn final_verdict(verdict: &FinalVerdict) -> Value {
         "timestamp": verdict.timestamp,
     });
     if !verdict.failed_requirements.is_empty() {
-        let details: BTreeMap<&str, &Vec<String>> = verdict.failed_requirements.iter().map(|failed| (failed.id, &failed.details)).collect();
+        let details: BTreeMap<&str, &Vec<String>> = verdict
+            .failed_requirements
+            .iter()
+            .map(|failed| (failed.id, &failed.details))
+            .collect();
         value["failed_requirement_details"] = json!(details);
     }
     value
 }
 
 fn with_scenarios(verdict: &FinalVerdict) -> impl Iterator<Item = (&Scenario, &Record)> {
-    verdict.scenarios.iter().flat_map(|scenario| verdict.records_of(&scenario.id).map(move |record| (scenario, record)))
+    verdict.scenarios.iter().flat_map(|scenario| {
+        verdict
+            .records_of(&scenario.id)
+            .map(move |record| (scenario, record))
+    })
 }
 
 /// Records of a category.
 fn of(verdict: &FinalVerdict, category: Category) -> Vec<&Record> {
-    with_scenarios(verdict).filter(|(scenario, _)| scenario.category == category).map(|(_, record)| record).collect()
+    with_scenarios(verdict)
+        .filter(|(scenario, _)| scenario.category == category)
+        .map(|(_, record)| record)
+        .collect()
 }
 
 fn count(records: &[&Record], holds: impl Fn(&Record) -> bool) -> usize {
@@ -92,17 +121,39 @@ fn counts(verdict: &FinalVerdict) -> Value {
     let stress = of(verdict, Category::Stress);
     let errors = of(verdict, Category::ErrorInjection);
     let informational: Vec<&Record> = informational_stress(verdict).collect();
-    let required: Vec<&Scenario> = verdict.scenarios.iter().filter(|scenario| scenario.primary_guard_required).collect();
-    let required_records: Vec<&Record> = required.iter().flat_map(|scenario| verdict.records_of(&scenario.id)).collect();
-    let scenarios_hit = required.iter().filter(|scenario| verdict.records_of(&scenario.id).any(|record| record.primary_guard_hit)).count();
+    let required: Vec<&Scenario> = verdict
+        .scenarios
+        .iter()
+        .filter(|scenario| scenario.primary_guard_required)
+        .collect();
+    let required_records: Vec<&Record> = required
+        .iter()
+        .flat_map(|scenario| verdict.records_of(&scenario.id))
+        .collect();
+    let scenarios_hit = required
+        .iter()
+        .filter(|scenario| {
+            verdict
+                .records_of(&scenario.id)
+                .any(|record| record.primary_guard_hit)
+        })
+        .count();
 
     let (mut catastrophic_total, mut catastrophic_present, mut catastrophic_fail) = (0, 0, 0);
-    for scenario in verdict.scenarios.iter().filter(|scenario| scenario.catastrophic_required) {
+    for scenario in verdict
+        .scenarios
+        .iter()
+        .filter(|scenario| scenario.catastrophic_required)
+    {
         for model in &verdict.models {
-            let runs: Vec<&Record> = verdict.records_of(&scenario.id).filter(|record| record.model == *model).collect();
+            let runs: Vec<&Record> = verdict
+                .records_of(&scenario.id)
+                .filter(|record| record.model == *model)
+                .collect();
             catastrophic_total += 1;
             catastrophic_present += usize::from(!runs.is_empty());
-            catastrophic_fail += usize::from(!runs.is_empty() && runs.iter().all(|record| !record.outcome.passed));
+            catastrophic_fail +=
+                usize::from(!runs.is_empty() && runs.iter().all(|record| !record.outcome.passed));
         }
     }
     json!({
@@ -131,7 +182,11 @@ fn category_summary(verdict: &FinalVerdict) -> Value {
     let mut summary = Map::new();
     for category in [Category::Clean, Category::Stress, Category::ErrorInjection] {
         let records = of(verdict, category);
-        let declared = verdict.scenarios.iter().filter(|scenario| scenario.category == category).count();
+        let declared = verdict
+            .scenarios
+            .iter()
+            .filter(|scenario| scenario.category == category)
+            .count();
         summary.insert(
             category.name().to_owned(),
             json!({
@@ -148,14 +203,25 @@ fn category_summary(verdict: &FinalVerdict) -> Value {
 }
 
 fn guard_signal_summary(verdict: &FinalVerdict) -> Value {
-    signals(verdict, &CORE_GUARDS.map(|guard| (guard, Box::new(move |record: &Record| record.outcome.flags.get(guard)) as Signal)))
+    signals(
+        verdict,
+        &CORE_GUARDS.map(|guard| {
+            (
+                guard,
+                Box::new(move |record: &Record| record.outcome.flags.get(guard)) as Signal,
+            )
+        }),
+    )
 }
 
 fn guard_intervention_summary(verdict: &FinalVerdict) -> Value {
     signals(
         verdict,
         &[
-            ("spectral_caps", Box::new(|record: &Record| record.spectral_caps_applied > 0) as Signal),
+            (
+                "spectral_caps",
+                Box::new(|record: &Record| record.spectral_caps_applied > 0) as Signal,
+            ),
             ("ve_signal", Box::new(|record: &Record| record.ve_signal)),
         ],
     )
@@ -167,9 +233,19 @@ type Signal = Box<dyn Fn(&Record) -> bool>;
 fn signals(verdict: &FinalVerdict, set: &[(&str, Signal)]) -> Value {
     let mut signals = Map::new();
     for (name, signal) in set {
-        let flagged: Vec<&Record> = verdict.records.iter().filter(|record| signal(record)).collect();
-        let unique = flagged.iter().filter(|record| set.iter().filter(|(_, other)| other(record)).count() == 1).count();
-        signals.insert((*name).to_owned(), json!({"flagged": flagged.len(), "unique": unique}));
+        let flagged: Vec<&Record> = verdict
+            .records
+            .iter()
+            .filter(|record| signal(record))
+            .collect();
+        let unique = flagged
+            .iter()
+            .filter(|record| set.iter().filter(|(_, other)| other(record)).count() == 1)
+            .count();
+        signals.insert(
+            (*name).to_owned(),
+            json!({"flagged": flagged.len(), "unique": unique}),
+        );
     }
     json!({"records_total": verdict.records.len(), "signals": signals})
 }

@@ -25,7 +25,13 @@ use crate::error::{Error, Result};
 use crate::json::get;
 
 /// The guards whose flags count as signals, in the order of the summaries.
-pub const CORE_GUARDS: [&str; 5] = ["invariants", "spectral", "rmt", "variance", "primary_metric"];
+pub const CORE_GUARDS: [&str; 5] = [
+    "invariants",
+    "spectral",
+    "rmt",
+    "variance",
+    "primary_metric",
+];
 
 /// Least share of informational stress records that must signal.
 pub const INFORMATIONAL_SIGNAL_FRACTION: f64 = 0.5;
@@ -90,7 +96,9 @@ pub struct Record {
 impl Record {
     /// Whether a core guard is raised.
     pub fn any_core_flag(&self) -> bool {
-        CORE_GUARDS.iter().any(|guard| self.outcome.flags.get(guard))
+        CORE_GUARDS
+            .iter()
+            .any(|guard| self.outcome.flags.get(guard))
     }
 
     /// Whether the record shows anything: detectors hit or a core guard raised.
@@ -130,7 +138,9 @@ impl FinalVerdict {
     }
 
     fn records_of(&self, scenario: &str) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(move |record| record.scenario == scenario)
+        self.records
+            .iter()
+            .filter(move |record| record.scenario == scenario)
     }
 }
 
@@ -141,30 +151,48 @@ impl FinalVerdict {
 ///
 /// # Errors
 /// If two scenarios share an id, two records are the same run of a scenario on a model, or a record's model is not in `models`.
-pub fn judge_run(scenarios: &[Scenario], models: &[String], inputs: &[RecordInput<'_>], options: JudgeOptions<'_>) -> Result<FinalVerdict> {
+pub fn judge_run(
+    scenarios: &[Scenario],
+    models: &[String],
+    inputs: &[RecordInput<'_>],
+    options: JudgeOptions<'_>,
+) -> Result<FinalVerdict> {
     let mut position = BTreeMap::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         if position.insert(scenario.id.as_str(), index).is_some() {
-            return Err(Error::Verdict(format!("scenario `{}` is in the table twice; ids must be unique", scenario.id)));
+            return Err(Error::Verdict(format!(
+                "scenario `{}` is in the table twice; ids must be unique",
+                scenario.id
+            )));
         }
     }
     let models: BTreeSet<&str> = models.iter().map(String::as_str).collect();
     let mut seen = BTreeSet::new();
     let mut records: Vec<(usize, Record)> = Vec::new();
     for input in inputs {
-        let Some(index) = position.get(input.scenario).copied() else { continue };
+        let Some(index) = position.get(input.scenario).copied() else {
+            continue;
+        };
         if scenarios[index].category == Category::Other {
             continue;
         }
         if !models.contains(input.model) {
-            return Err(Error::Verdict(format!("the record `{}` is of model `{}`, which is not part of the run", input.path, input.model)));
+            return Err(Error::Verdict(format!(
+                "the record `{}` is of model `{}`, which is not part of the run",
+                input.path, input.model
+            )));
         }
         if !seen.insert((input.model, input.scenario, input.run)) {
-            return Err(Error::Verdict(format!("run {} of scenario `{}` on model `{}` is given twice", input.run, input.scenario, input.model)));
+            return Err(Error::Verdict(format!(
+                "run {} of scenario `{}` on model `{}` is given twice",
+                input.run, input.scenario, input.model
+            )));
         }
         records.push((index, record(&scenarios[index], input)));
     }
-    records.sort_by(|(a_index, a), (b_index, b)| (a_index, &a.model, a.run).cmp(&(b_index, &b.model, b.run)));
+    records.sort_by(|(a_index, a), (b_index, b)| {
+        (a_index, &a.model, a.run).cmp(&(b_index, &b.model, b.run))
+    });
     let mut verdict = FinalVerdict {
         pass: false,
         scenarios: scenarios.to_vec(),
@@ -193,9 +221,13 @@ pub fn record(scenario: &Scenario, input: &RecordInput<'_>) -> Record {
         path: input.path.to_owned(),
         detectors_hit,
         primary_guard_hit,
-        invariants_status: get::text(input.report, &["invariants", "status"]).unwrap_or_default().to_owned(),
+        invariants_status: get::text(input.report, &["invariants", "status"])
+            .unwrap_or_default()
+            .to_owned(),
         spectral_caps_applied: outcome::caps_applied(input.report),
-        ve_signal: input.ve_probe.is_some_and(|probe| get::truthy(probe.get("signal"))),
+        ve_signal: input
+            .ve_probe
+            .is_some_and(|probe| get::truthy(probe.get("signal"))),
         rmt_probe: input.rmt_probe.cloned(),
         ve_probe: input.ve_probe.cloned(),
         outcome,

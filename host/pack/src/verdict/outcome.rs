@@ -38,7 +38,9 @@ impl GuardFlags {
 
     /// The flag of a guard; false for any other name.
     pub fn get(&self, guard: &str) -> bool {
-        self.named().iter().any(|(name, raised)| *name == guard && *raised)
+        self.named()
+            .iter()
+            .any(|(name, raised)| *name == guard && *raised)
     }
 
     /// Whether anything is raised.
@@ -67,9 +69,12 @@ pub struct Outcome {
 pub fn outcome(report: &Value, rmt_probe: Option<&Value>, ve_probe: Option<&Value>) -> Outcome {
     let holds = |flag: &str| get::at(report, &["validation", flag]).is_some_and(lenient_true);
     let status = get::text(report, &["invariants", "status"]).unwrap_or_default();
-    let metric = |field: &str| get::at(report, &["primary_metric", field]).is_some_and(lenient_true);
+    let metric =
+        |field: &str| get::at(report, &["primary_metric", field]).is_some_and(lenient_true);
     let degraded = metric("degraded") || metric("invalid");
-    let overhead_failed = get::at(report, &["guard_overhead", "evaluated"]).is_some_and(lenient_true) && !holds("guard_overhead_acceptable");
+    let overhead_failed = get::at(report, &["guard_overhead", "evaluated"])
+        .is_some_and(lenient_true)
+        && !holds("guard_overhead_acceptable");
 
     let failed = [
         ("primary_metric_degraded", degraded),
@@ -80,7 +85,11 @@ pub fn outcome(report: &Value, rmt_probe: Option<&Value>, ve_probe: Option<&Valu
         ("drift_fail", !holds("preview_final_drift_acceptable")),
         ("overhead_fail", overhead_failed),
     ];
-    let reasons: Vec<&'static str> = failed.iter().filter(|(_, failed)| *failed).map(|(reason, _)| *reason).collect();
+    let reasons: Vec<&'static str> = failed
+        .iter()
+        .filter(|(_, failed)| *failed)
+        .map(|(reason, _)| *reason)
+        .collect();
 
     let invariants_fail = !holds("invariants_pass") || ["fail", "error"].contains(&status);
     let invariants_warn = status == "warn";
@@ -106,14 +115,18 @@ pub(super) fn lenient_true(value: &Value) -> bool {
     match value {
         Value::Bool(value) => *value,
         Value::Number(number) => number.as_f64().is_some_and(|number| number != 0.0),
-        Value::String(text) => ["1", "true", "yes", "on", "pass"].contains(&text.trim().to_lowercase().as_str()),
+        Value::String(text) => {
+            ["1", "true", "yes", "on", "pass"].contains(&text.trim().to_lowercase().as_str())
+        }
         _ => false,
     }
 }
 
 /// Whether an RMT probe says that the activations' edges moved.
 pub(super) fn rmt_unstable(probe: &Value) -> bool {
-    probe.get("stable").is_some_and(|stable| !stable.is_null() && !lenient_true(stable))
+    probe
+        .get("stable")
+        .is_some_and(|stable| !stable.is_null() && !lenient_true(stable))
 }
 
 /// Whether a variance probe shows anything.

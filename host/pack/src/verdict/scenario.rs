@@ -109,24 +109,38 @@ impl Scenario {
             "must_fail" => Strictness::MustFail,
             "must_detect" => Strictness::MustDetect,
             "informational" => Strictness::Informational,
-            other => return Err(refuse(format!("strictness `{other}` is none of must_pass, must_fail, must_detect, informational"))),
+            other => {
+                return Err(refuse(format!(
+                    "strictness `{other}` is none of must_pass, must_fail, must_detect, informational"
+                )));
+            }
         };
         let primary_guard = text("primary_guard");
         let requirements = value.get("requirements").unwrap_or(&Value::Null);
         let primary_guard_required = get::is_true(requirements, &["primary_guard_required"]);
         if primary_guard_required && !super::CORE_GUARDS.contains(&primary_guard.as_str()) {
-            return Err(refuse(format!("primary_guard `{primary_guard}` is required to hit, but is none of {}", super::CORE_GUARDS.join(", "))));
+            return Err(refuse(format!(
+                "primary_guard `{primary_guard}` is required to hit, but is none of {}",
+                super::CORE_GUARDS.join(", ")
+            )));
         }
         let detectors = |key: &str| -> Result<Vec<Detector>> {
             match requirements.get(key) {
                 None | Some(Value::Null) => Ok(Vec::new()),
-                Some(Value::Array(items)) => {
-                    items.iter().map(|item| Detector::from_json(item).map_err(|reason| refuse(format!("{key}: {reason}")))).collect()
-                }
+                Some(Value::Array(items)) => items
+                    .iter()
+                    .map(|item| {
+                        Detector::from_json(item)
+                            .map_err(|reason| refuse(format!("{key}: {reason}")))
+                    })
+                    .collect(),
                 Some(_) => Err(refuse(format!("{key} must be an array"))),
             }
         };
-        let (any_of, all_of) = (detectors("detectors_any_of")?, detectors("detectors_all_of")?);
+        let (any_of, all_of) = (
+            detectors("detectors_any_of")?,
+            detectors("detectors_all_of")?,
+        );
         Ok(Self {
             category,
             strictness,
@@ -147,7 +161,10 @@ impl Scenario {
             (self.category, self.strictness),
             (Category::Clean, Strictness::MustPass)
                 | (Category::Stress, Strictness::MustFail)
-                | (Category::ErrorInjection, Strictness::MustDetect | Strictness::MustFail)
+                | (
+                    Category::ErrorInjection,
+                    Strictness::MustDetect | Strictness::MustFail
+                )
         )
     }
 

@@ -7,7 +7,10 @@ use serde_json::Value;
 
 /// Root of the fixtures.
 pub fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/evidence-pack"))
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/vectors/evidence-pack"
+    ))
 }
 
 /// A JSON file of the fixtures.
@@ -39,8 +42,22 @@ pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
                 collect(&path, root, files);
                 continue;
             }
-            let bytes = if kind.is_symlink() { fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes() } else { fs::read(&path).unwrap() };
-            files.push((path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), bytes));
+            let bytes = if kind.is_symlink() {
+                fs::read_link(&path)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            files.push((
+                path.strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+                bytes,
+            ));
         }
     }
     let mut all = Vec::new();

@@ -15,20 +15,27 @@ fn run(pack: &Path, run: &Value) -> Verification {
         _ => PathBuf::from(text),
     };
     let mut options = VerifyOptions::default();
-    let mut args = run["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+    let mut args = run["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|arg| arg.as_str().unwrap());
     while let Some(arg) = args.next() {
         match arg {
             "--strict" => options.strict = true,
             "--skip-verify" => options.skip_verify = true,
             "--profile" => options.profile = args.next().unwrap().to_owned(),
             "--report-assurance" => options.report_assurance = args.next().unwrap().to_owned(),
-            "--expected-fingerprint" => options.expected_fingerprint = Some(args.next().unwrap().to_owned()),
+            "--expected-fingerprint" => {
+                options.expected_fingerprint = Some(args.next().unwrap().to_owned())
+            }
             "--trust-store" => options.trust_store = Some(place(args.next().unwrap())),
             "--json-out" => options.json_out = Some(place(args.next().unwrap())),
             other => panic!("unknown argument {other}"),
         }
     }
-    options.allow_unverified_provenance = run["env"]["INVARLOCK_ALLOW_UNVERIFIED_PROVENANCE"].as_str() == Some("1");
+    options.allow_unverified_provenance =
+        run["env"]["INVARLOCK_ALLOW_UNVERIFIED_PROVENANCE"].as_str() == Some("1");
     verify(pack, &options)
 }
 
@@ -36,7 +43,9 @@ fn run(pack: &Path, run: &Value) -> Verification {
 fn nested(result: &Verification) -> String {
     let payload = result.nested.as_ref().unwrap_or(&Value::Null);
     let reason = payload["summary"]["reason"].as_str().unwrap_or_default();
-    payload["error"]["code"].as_str().map_or_else(|| reason.to_owned(), |code| format!("{reason} {code}"))
+    payload["error"]["code"]
+        .as_str()
+        .map_or_else(|| reason.to_owned(), |code| format!("{reason} {code}"))
 }
 
 fn distinct(ids: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
@@ -57,20 +66,52 @@ fn differences(result: &Verification, run: &Value, stricter: &Value) -> Vec<Stri
     let mut differences = Vec::new();
     let mut compare = |what: &str, got: String, want: String| {
         if got != want {
-            differences.push(format!("{what}: got {got}, want {want}; failures {:?}", result.failures));
+            differences.push(format!(
+                "{what}: got {got}, want {want}; failures {:?}",
+                result.failures
+            ));
         }
     };
     let classes = distinct(result.failures.iter().map(|failure| failure.check_id));
-    compare("exit", result.exit.code().to_string(), expect["exit"].to_string());
-    compare("class", (*classes.first().unwrap_or(&"ok")).to_owned(), expect["class"].as_str().unwrap().to_owned());
+    compare(
+        "exit",
+        result.exit.code().to_string(),
+        expect["exit"].to_string(),
+    );
+    compare(
+        "class",
+        (*classes.first().unwrap_or(&"ok")).to_owned(),
+        expect["class"].as_str().unwrap().to_owned(),
+    );
     if let Some(all) = expect["all_classes"].as_array() {
-        compare("all classes", format!("{classes:?}"), format!("{:?}", all.iter().map(|class| class.as_str().unwrap()).collect::<Vec<_>>()));
+        compare(
+            "all classes",
+            format!("{classes:?}"),
+            format!(
+                "{:?}",
+                all.iter()
+                    .map(|class| class.as_str().unwrap())
+                    .collect::<Vec<_>>()
+            ),
+        );
     }
     if !lax {
         let warnings = distinct(result.warnings.iter().map(|warning| warning.check_id));
-        let want: Vec<&str> = expect["warnings"].as_array().into_iter().flatten().map(|class| class.as_str().unwrap()).collect();
+        let want: Vec<&str> = expect["warnings"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|class| class.as_str().unwrap())
+            .collect();
         compare("warnings", format!("{warnings:?}"), format!("{want:?}"));
-        compare("authenticity", result.authenticity.name().to_owned(), expect["authenticity"].as_str().unwrap_or("unpinned").to_owned());
+        compare(
+            "authenticity",
+            result.authenticity.name().to_owned(),
+            expect["authenticity"]
+                .as_str()
+                .unwrap_or("unpinned")
+                .to_owned(),
+        );
         if let Some(want) = expect["nested"].as_str() {
             compare("nested", nested(result), want.to_owned());
         }
@@ -96,11 +137,18 @@ fn every_reference_run_is_answered_alike() {
                 failed.push(format!("{} {}: {difference}", case["id"], one["args"]));
             }
         }
-        assert_eq!(fixtures::files(work.path()), before, "{}: verifying wrote something", case["id"]);
+        assert_eq!(
+            fixtures::files(work.path()),
+            before,
+            "{}: verifying wrote something",
+            case["id"]
+        );
     }
     for other in expected["other_packs"].as_array().unwrap() {
         cases += 1;
-        let pack = fixtures::root().join("packs").join(other["id"].as_str().unwrap());
+        let pack = fixtures::root()
+            .join("packs")
+            .join(other["id"].as_str().unwrap());
         for one in other["runs"].as_array().unwrap() {
             runs += 1;
             for difference in differences(&run(&pack, one), one, &Value::Null) {
@@ -108,8 +156,15 @@ fn every_reference_run_is_answered_alike() {
             }
         }
     }
-    println!("{cases} cases, {runs} runs, {stricter} of them answered more strictly than the reference");
-    assert!(failed.is_empty(), "{} differences\n{}", failed.len(), failed.join("\n"));
+    println!(
+        "{cases} cases, {runs} runs, {stricter} of them answered more strictly than the reference"
+    );
+    assert!(
+        failed.is_empty(),
+        "{} differences\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
     assert!(runs >= 189, "only {runs} runs");
 }
 
@@ -121,7 +176,8 @@ fn the_answers_to_good_packs_have_the_reference_fields() {
             strict: true,
             profile: profile.to_owned(),
             report_assurance: "strict".to_owned(),
-            expected_fingerprint: (want["authenticity"] == "pinned").then(|| want["signer_fingerprint"].as_str().unwrap().to_owned()),
+            expected_fingerprint: (want["authenticity"] == "pinned")
+                .then(|| want["signer_fingerprint"].as_str().unwrap().to_owned()),
             ..VerifyOptions::default()
         };
         let pack = fixtures::root().join("packs").join(name);
@@ -129,7 +185,10 @@ fn the_answers_to_good_packs_have_the_reference_fields() {
         assert_eq!(got["packhost"]["exit"], 0);
         got.as_object_mut().unwrap().remove("packhost");
         // Paths depend on where the pack lies; the texts of failed reports and their error context are ours.
-        let text = got.to_string().replace(fixtures::root().to_str().unwrap(), "").replace("\"/packs", "\"packs");
+        let text = got
+            .to_string()
+            .replace(fixtures::root().to_str().unwrap(), "")
+            .replace("\"/packs", "\"packs");
         let got: Value = serde_json::from_str(&text).unwrap();
         want["pack"] = got["pack"].clone();
         assert_eq!(got, want);
