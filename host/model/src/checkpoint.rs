@@ -65,6 +65,13 @@ impl Checkpoint {
                 problem: "there is no such folder".into(),
             });
         }
+        if !config_path.exists() {
+            let problem = format!("{CONFIG_FILE} is missing; is this the folder of a checkpoint?");
+            return Err(Error::Checkpoint {
+                path: dir.into(),
+                problem,
+            });
+        }
         let config_json = read_json(&config_path)?;
         let config = Config::parse(&config_json, &config_path)?;
         let (shards, index) = open_shards(dir)?;

@@ -300,7 +300,8 @@ fn folders_that_are_no_checkpoints_say_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Checkpoint::open(dir.path()).unwrap_err().to_string();
     let shown = dir.path().display();
-    assert!(open().starts_with(&format!("read {shown}/config.json: ")));
+    let missing = "config.json is missing; is this the folder of a checkpoint?";
+    assert_eq!(open(), format!("open the checkpoint {shown}: {missing}"));
     fs::write(dir.path().join("config.json"), "{").unwrap();
     assert!(open().contains("is not JSON"));
     fs::write(dir.path().join("config.json"), "[]").unwrap();
