@@ -113,7 +113,11 @@ fn classify(
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return match trap {
             Trap::OutOfFuel => exceeded("fuel", limits.fuel),
-            trap => CallErrorKind::Trap(with_place(trap.to_string(), error)),
+            trap => {
+                let text = trap.to_string();
+                let text = text.strip_prefix("wasm trap: ").unwrap_or(&text);
+                CallErrorKind::Trap(with_place(text.to_owned(), error))
+            }
         };
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {

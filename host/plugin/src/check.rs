@@ -89,7 +89,7 @@ pub(crate) fn document(what: &str, text: &str, limits: &Limits) -> Checked<()> {
     count("json_bytes", text.len(), limits.json_bytes)?;
     LimitExceeded::check("json_depth", json_depth(text), limits.json_depth)?;
     json_object(text, limits.json_depth)
-        .or_else(|message| answer(format!("{what} that is {message}")))
+        .or_else(|message| answer(format!("{what} that cannot be used: {message}")))
 }
 
 /// What a plugin says when it declines, cut to the limit and made safe to show.

@@ -191,7 +191,7 @@ impl Engine {
             PluginKind::Injection => &self.0.injection,
             PluginKind::Guard => &self.0.guard,
         };
-        let mismatch = |error: wasmtime::Error| refuse(LoadErrorKind::Mismatch(chain(&error)));
+        let mismatch = |error: wasmtime::Error| refuse(LoadErrorKind::Mismatch(mismatch(&error)));
         let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
         match inspection.kind {
             PluginKind::Edit => {
@@ -217,6 +217,30 @@ fn chain(error: &wasmtime::Error) -> String {
         .map(|cause| cause.to_string().replace('\n', " "))
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+/// What does not fit between a component and its world, in our words where the engine's are known: it names the interface
+/// first, then the function, then the difference.
+fn mismatch(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
+    let (Some(first), Some(last)) = (causes.first(), causes.last()) else {
+        return chain(error);
+    };
+    let names: Vec<String> = causes.iter().filter_map(|cause| quoted(cause)).collect();
+    match &names[..] {
+        [interface, function, ..] if last.ends_with("implementation is missing") => {
+            format!(
+                "it imports `{function}` of `{interface}`, which this host's version of that interface lacks"
+            )
+        }
+        [interface, function, ..] if first.starts_with("component imports") => {
+            format!(
+                "it imports `{function}` of `{interface}` with another type than this host's: {last}"
+            )
+        }
+        _ => chain(error),
+    }
 }
 
 /// See the module's documentation.

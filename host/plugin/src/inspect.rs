@@ -140,6 +140,14 @@ fn outline(bytes: &[u8]) -> Result<Outline, LoadErrorKind> {
     let malformed =
         |error: wasmparser::BinaryReaderError| LoadErrorKind::Malformed(error.to_string());
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    if !bytes.starts_with(b"\0asm") {
+        let what = if bytes.is_empty() {
+            "the file is empty"
+        } else {
+            "the file does not begin like WebAssembly"
+        };
+        return Err(LoadErrorKind::Malformed(what.into()));
+    }
     // Instantiations of components in each component that is open.
     let mut open: Vec<u64> = Vec::new();
     let (mut occurrences, mut core_instances) = (1_u64, 0_u64);

@@ -22,10 +22,19 @@ pub struct LimitExceeded {
 
 impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            limit,
+            requested,
+        } = self;
+        let unit = match *name {
+            "own_time" | "deadline" => " ms",
+            "tensor_factor" | "draft_factor" => " elements",
+            _ => "",
+        };
         write!(
             f,
-            "limit `{}` exceeded: got {}, limit {}",
-            self.name, self.requested, self.limit
+            "limit `{name}` exceeded: got {requested}{unit}, limit {limit}{unit}"
         )
     }
 }
