@@ -38,12 +38,12 @@ fn targets_without_a_name_or_with_a_bad_one() {
     assert_snapshot!(plans(1, &strings(2048, &["", "{}"])), @"test-plugin: plan: answered a target with an empty name");
     assert_snapshot!(plans(1, &strings(2048, &["a\nb", "{}"])), @r#"test-plugin: plan: answered a target with a name with control characters: "a\nb""#);
     assert_snapshot!(plans(1, &strings(2048, &[&"x".repeat(5000), "{}"])), @"test-plugin: plan: limit `name_bytes` exceeded: got 5000, limit 1024");
-    assert_snapshot!(plans(1, &strings(2048, &["w", &" ".repeat(70_000)])), @"test-plugin: plan: trapped: invalid utf-8 sequence of 1 bytes from index 32831");
+    assert_snapshot!(plans(1, &strings(2048, &["w", &" ".repeat(70_000)])), @"test-plugin: plan: limit `text_bytes` exceeded: got 70000, limit 65536");
 }
 
 #[test]
 fn a_million_targets() {
-    assert_snapshot!(plans_at(ZEROS, 1_000_000, ""), @"test-plugin: plan: trapped: string pointer/length out of bounds of memory");
+    assert_snapshot!(plans_at(ZEROS, 1_000_000, ""), @"test-plugin: plan: limit `targets` exceeded: got 1000000, limit 200000");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn few_targets_with_huge_overlapping_texts() {
         data.push_str(r"\00\44\00\00\01\00\00\00\00\00\20\00\00\00\a0\00");
     }
     data.push_str("\")");
-    assert_snapshot!(plans(100, &data), @"test-plugin: plan: trapped: invalid utf-8 sequence of 1 bytes from index 64");
+    assert_snapshot!(plans(100, &data), @"test-plugin: plan: limit `transfer_bytes` exceeded: got 67108865, limit 67108864");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn facts(at: u32, count: u32, data: &str) -> String {
 
 #[test]
 fn too_many_facts_and_facts_twice() {
-    assert_snapshot!(facts(ZEROS, 1000, ""), @"test-plugin: apply of `w`: trapped: string pointer/length out of bounds of memory");
+    assert_snapshot!(facts(ZEROS, 1000, ""), @"test-plugin: apply of `w`: limit `facts` exceeded: got 1000, limit 64");
     // Two facts named by the letter at 1088 * 16, value 0. A fact is 16 bytes.
     let fact = r"\00\44\00\00\01\00\00\00\00\00\00\00\00\00\00\00";
     assert_snapshot!(facts(2048, 2, &format!("(data (i32.const 2048) \"{fact}{fact}\")")), @"test-plugin: apply of `w`: answered the same fact twice: `w`");
@@ -119,8 +119,8 @@ fn summary(text: &str, limits: Limits) -> String {
 
 #[test]
 fn json_that_is_none_too_deep_or_too_long() {
-    assert_snapshot!(summary("[1]", Limits::default()), @"test-plugin: summarize: answered a summary that is not a JSON object: invalid type: sequence, expected a map at line 1 column 0");
-    assert_snapshot!(summary("{\"a\": }", Limits::default()), @"test-plugin: summarize: answered a summary that is not a JSON object: expected value at line 1 column 7");
+    assert_snapshot!(summary("[1]", Limits::default()), @"test-plugin: summarize: answered a summary that cannot be used: not a JSON object: invalid type: sequence, expected a map at line 1 column 0");
+    assert_snapshot!(summary("{\"a\": }", Limits::default()), @"test-plugin: summarize: answered a summary that cannot be used: not a JSON object: expected value at line 1 column 7");
     let deep = "{\"a\":".repeat(100) + "1" + &"}".repeat(100);
     assert_snapshot!(summary(&deep, Limits::default()), @"test-plugin: summarize: limit `json_depth` exceeded: got 100, limit 64");
     assert_snapshot!(summary("{\"a\": 12}", Limits { json_bytes: 8, ..Limits::default() }), @"test-plugin: summarize: limit `json_bytes` exceeded: got 9, limit 8");
@@ -145,7 +145,7 @@ fn steps_that_lead_nowhere() {
 fn verdicts_against_the_rules() {
     let details =
         "(call $verdict (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048) (i32.const 4))";
-    assert_snapshot!(judges(details, "(data (i32.const 2048) \"null\")"), @"test-plugin: judge: answered details that is not a JSON object: invalid type: null, expected a map at line 1 column 4");
+    assert_snapshot!(judges(details, "(data (i32.const 2048) \"null\")"), @"test-plugin: judge: answered details that cannot be used: not a JSON object: invalid type: null, expected a map at line 1 column 4");
     let findings = "(call $verdict (i32.const 2) (i32.const 2097152) (i32.const 20000) (i32.const 1104) (i32.const 2))";
     let plugin = load_guard(&engine(), &guard().on("judge", findings).memory("50"));
     assert_snapshot!(plugin.judge("{}", &[], &[]).unwrap_err(), @"test-plugin: judge: limit `findings` exceeded: got 20000, limit 10000");
@@ -162,5 +162,5 @@ fn a_descriptor_against_the_rules() {
             .to_string()
     };
     assert_snapshot!(describe(&strings(2048, &["", "1", "t", "{}"])), @"test-plugin: describe: answered a descriptor's id with an empty name");
-    assert_snapshot!(describe(&strings(2048, &["a", "1", "t", "true"])), @"test-plugin: describe: answered a parameter schema that is not a JSON object: invalid type: boolean `true`, expected a map at line 1 column 4");
+    assert_snapshot!(describe(&strings(2048, &["a", "1", "t", "true"])), @"test-plugin: describe: answered a parameter schema that cannot be used: not a JSON object: invalid type: boolean `true`, expected a map at line 1 column 4");
 }

@@ -135,7 +135,7 @@ fn putting_without_end() {
     let error = load(Some(limits), &injection().on("inject", &body))
         .inject("{}", &mut map(), &Plain::default())
         .unwrap_err();
-    assert_snapshot!(error, @"test-plugin: inject: limit `draft_factor` exceeded: got 5120, limit 4128");
+    assert_snapshot!(error, @"test-plugin: inject: limit `draft_factor` exceeded: got 5120 elements, limit 4128 elements");
 }
 
 #[test]

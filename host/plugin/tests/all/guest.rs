@@ -260,7 +260,7 @@ impl Guest {
         ComponentEncoder::default()
             .validate(false)
             .module(&module)
-            .and_then(|mut encoder| encoder.encode())
+            .and_then(|encoder| encoder.encode())
             .unwrap_or_else(|error| panic!("{error:?}"))
     }
 }

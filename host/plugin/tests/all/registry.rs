@@ -139,15 +139,15 @@ fn a_component_must_be_what_its_manifest_says() {
         PluginKind::Edit
     );
     assert_snapshot!(told(dir, load(&manifest("other-thing", "edit"), &good)), @r"
-    other[dir]thing: id is `test[dir]plugin` by the component and `other[dir]thing` by its plugin.toml
+    other-thing: id is `test-plugin` by the component and `other-thing` by its plugin.toml
     hint: make plugin.toml and the component's describe() agree
     ");
     assert_snapshot!(told(dir, load(&manifest("test-plugin", "edit").replace("version = \"0.1.0\"", "version = \"0.2.0\""), &good)), @r"
-    test[dir]plugin: version is `0.1.0` by the component and `0.2.0` by its plugin.toml
+    test-plugin: version is `0.1.0` by the component and `0.2.0` by its plugin.toml
     hint: make plugin.toml and the component's describe() agree
     ");
     assert_snapshot!(told(dir, load(&manifest("test-plugin", "edit"), &guard().build())), @r"
-    test[dir]plugin: is announced as kind `edit`, but exports the interface of kind `guard`
+    test-plugin: is announced as kind `edit`, but exports the interface of kind `guard`
     hint: correct `kind` in plugin.toml, or install the component that belongs to it
     ");
 }

@@ -170,5 +170,5 @@ fn standard_output_goes_to_the_log() {
         (Level::Info, "w{}")
     );
     let error = apply(&load_edit(&engine(), &guest(&print(50_000)))).unwrap_err();
-    assert_snapshot!(error, @"test-plugin: apply of `w`: limit `handles` exceeded: got 4097, limit 4096");
+    assert_snapshot!(error, @"test-plugin: apply of `w`: limit `log_bytes` exceeded: got 65537, limit 65536");
 }
