@@ -128,11 +128,11 @@ mod tests {
             assert_eq!(of(Summary::Mean), of(Summary::Sum) / 200_003.0);
             assert_eq!(
                 of(Summary::Max),
-                values.iter().copied().fold(f32::MIN, f32::max).into()
+                values.iter().copied().fold(f32::MIN, f32::max) as f64
             );
             assert_eq!(
                 of(Summary::Min),
-                values.iter().copied().fold(f32::MAX, f32::min).into()
+                values.iter().copied().fold(f32::MAX, f32::min) as f64
             );
             seen.push(of(Summary::AbsSum).to_bits());
         }
