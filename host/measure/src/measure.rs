@@ -146,7 +146,10 @@ impl<'a> Wanted<'a> {
                 if scopes.contains(&scope) {
                     return Ok(());
                 }
-                Err(refuse(format!("whose scope must be {}", scopes.join(" or "))))
+                Err(refuse(format!(
+                    "whose scope must be {}",
+                    scopes.join(" or ")
+                )))
             };
             if OF_WINDOWS.contains(&quantity) {
                 scoped(&["preview", "final"])?;
@@ -199,11 +202,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// One pass over the weights; tensors that a subject left as they were keep the baseline's rows.
-fn tensors(
-    request: &MeasureRequest<'_>,
-    wanted: &Wanted<'_>,
-    table: &mut Table,
-) -> Result<()> {
+fn tensors(request: &MeasureRequest<'_>, wanted: &Wanted<'_>, table: &mut Table) -> Result<()> {
     let weights = request.weights;
     for meta in weights.tensors() {
         let name = meta.name.as_str();
@@ -289,7 +288,11 @@ fn predictions(
             table.put_vector(scope, "window.ids", vector(|window| f64::from(window.id)));
         }
         if of("window.tokens") {
-            table.put_vector(scope, "window.tokens", vector(|window| window.tokens.len() as f64));
+            table.put_vector(
+                scope,
+                "window.tokens",
+                vector(|window| window.tokens.len() as f64),
+            );
         }
         if of("window.loss") {
             let means = losses.iter().map(|losses| mean(losses)).collect();
@@ -309,13 +312,7 @@ fn mean(losses: &[f32]) -> f64 {
 }
 
 /// How far predictions are from the baseline's, over all windows from the given one on.
-fn divergence(
-    scores: &Scores,
-    wanted: &Wanted<'_>,
-    scope: &str,
-    from: usize,
-    table: &mut Table,
-) {
+fn divergence(scores: &Scores, wanted: &Wanted<'_>, scope: &str, from: usize, table: &mut Table) {
     let of = |quantity: &str| wanted.of_arms.contains(&(scope, quantity));
     if let Some(divergence) = &scores.divergence {
         let values = divergence[from..].iter().flatten().map(|kl| f64::from(*kl));
@@ -347,5 +344,9 @@ fn check_cancelled(request: &MeasureRequest<'_>) -> Result<()> {
     let cancelled = request
         .cancel
         .is_some_and(|cancel| cancel.load(std::sync::atomic::Ordering::Relaxed));
-    if cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    if cancelled {
+        Err(Error::Cancelled)
+    } else {
+        Ok(())
+    }
 }

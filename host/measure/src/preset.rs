@@ -47,7 +47,11 @@ pub fn drift_of(run: &Table) -> Result<f64> {
 
 /// The preset and the intermediate figures (`calibration_stats.json`).
 pub fn derive(inputs: &PresetInputs<'_>) -> Result<(Value, Value)> {
-    let ratios = inputs.runs.iter().map(drift_of).collect::<Result<Vec<f64>>>()?;
+    let ratios = inputs
+        .runs
+        .iter()
+        .map(drift_of)
+        .collect::<Result<Vec<f64>>>()?;
     let drift = drift::summarize(&ratios).ok_or_else(|| {
         Error::Preset(format!(
             "no preset can be derived from {} calibration runs with drifts {ratios:?}; at least one finite drift is needed",
@@ -126,10 +130,16 @@ fn changed(fitted: &Value, tier: &Value) -> Value {
 
 /// Overrides for [`Policies::resolve`] from a preset's text.
 pub fn overrides(text: &str) -> Result<Value> {
-    const KNOWN: [&str; 6] =
-        ["_calibration_meta", "model", "dataset", "guards", "primary_metric", "assurance"];
-    let preset: Value =
-        serde_json::from_str(text).map_err(|error| Error::Preset(format!("is not JSON: {error}")))?;
+    const KNOWN: [&str; 6] = [
+        "_calibration_meta",
+        "model",
+        "dataset",
+        "guards",
+        "primary_metric",
+        "assurance",
+    ];
+    let preset: Value = serde_json::from_str(text)
+        .map_err(|error| Error::Preset(format!("is not JSON: {error}")))?;
     let object = preset
         .as_object()
         .ok_or_else(|| Error::Preset("is not a JSON object".into()))?;
@@ -145,7 +155,10 @@ pub fn overrides(text: &str) -> Result<Value> {
             overrides.insert(section.clone(), policy.clone());
         }
     }
-    if let Some(metric) = preset["primary_metric"].as_object().filter(|m| !m.is_empty()) {
+    if let Some(metric) = preset["primary_metric"]
+        .as_object()
+        .filter(|m| !m.is_empty())
+    {
         overrides.insert("primary_metric".into(), Value::Object(metric.clone()));
     }
     Ok(Value::Object(overrides))

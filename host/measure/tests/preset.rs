@@ -50,8 +50,14 @@ fn derived_and_applied() {
     let runs = [0.974, 1.021, 0.95, 1.012, 0.978].map(run);
     let guards = ["invariants".to_owned()];
     let fitted = [
-        ("primary-metric".to_owned(), json!({"drift_band": {"min": 0.8995, "max": 1.0745}, "pm_ratio": {}})),
-        ("invariants".to_owned(), policies.section("invariants").clone()),
+        (
+            "primary-metric".to_owned(),
+            json!({"drift_band": {"min": 0.8995, "max": 1.0745}, "pm_ratio": {}}),
+        ),
+        (
+            "invariants".to_owned(),
+            policies.section("invariants").clone(),
+        ),
     ];
     let (preset, stats) = derive(&inputs(&policies, &runs, &guards, &fitted)).unwrap();
     assert_eq!(
@@ -74,21 +80,38 @@ fn derived_and_applied() {
     assert_eq!(stats["runs"].as_array().unwrap().len(), 5);
 
     let overrides = overrides(&preset.to_string()).unwrap();
-    let applied = PolicyInputs { overrides: Some(&overrides), ..PolicyInputs::default() };
-    let options = MetricOptions { seed: 0, replicates: 1, alpha: 0.05 };
-    let policy = Policies::resolve(&applied).unwrap().for_guard("primary-metric", &options);
+    let applied = PolicyInputs {
+        overrides: Some(&overrides),
+        ..PolicyInputs::default()
+    };
+    let options = MetricOptions {
+        seed: 0,
+        replicates: 1,
+        alpha: 0.05,
+    };
+    let policy = Policies::resolve(&applied)
+        .unwrap()
+        .for_guard("primary-metric", &options);
     assert_eq!(policy["drift_band"], json!({"min": 0.8995, "max": 1.0745}));
 }
 
 #[test]
 fn refused() {
     let policies = Policies::resolve(&PolicyInputs::default()).unwrap();
-    let error = derive(&inputs(&policies, &[], &[], &[])).unwrap_err().to_string();
+    let error = derive(&inputs(&policies, &[], &[], &[]))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("0 calibration runs"), "{error}");
     let runs = [Table::new()];
-    let error = derive(&inputs(&policies, &runs, &[], &[])).unwrap_err().to_string();
+    let error = derive(&inputs(&policies, &runs, &[], &[]))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has no final losses"), "{error}");
-    for (text, reason) in [("{", "not JSON"), ("[]", "not a JSON object"), (r#"{"guard": {}}"#, "unknown key `guard`")] {
+    for (text, reason) in [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        (r#"{"guard": {}}"#, "unknown key `guard`"),
+    ] {
         let error = overrides(text).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
@@ -96,13 +119,19 @@ fn refused() {
 
 #[test]
 fn variants_per_edit_type() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/guards/preset.json");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/vectors/guards/preset.json"
+    );
     let file: Value = serde_json::from_str(&std::fs::read_to_string(path).expect(path)).unwrap();
     let mut seen = 0;
     for vector in file["vectors"].as_array().unwrap() {
         if vector["fn"] == "edit_type_max_caps" {
             seen += 1;
-            let got = max_caps(vector["edit_type"].as_str().unwrap(), vector["base_max_caps"].as_u64().unwrap());
+            let got = max_caps(
+                vector["edit_type"].as_str().unwrap(),
+                vector["base_max_caps"].as_u64().unwrap(),
+            );
             assert_eq!(json!(got), vector["expected"], "{}", vector["id"]);
         }
     }
@@ -111,5 +140,8 @@ fn variants_per_edit_type() {
     let variant = for_edit(&preset, "lowrank_svd", Tier::Balanced, None);
     assert_eq!(variant["guards"]["spectral"]["max_caps"], 25);
     assert_eq!(variant["_calibration_meta"]["edit_type"], "lowrank_svd");
-    assert_eq!(for_edit(&preset, "x", Tier::Balanced, Some(7))["guards"]["spectral"]["max_caps"], 7);
+    assert_eq!(
+        for_edit(&preset, "x", Tier::Balanced, Some(7))["guards"]["spectral"]["max_caps"],
+        7
+    );
 }

@@ -19,6 +19,8 @@ pub struct Tokenizer {
     digest: String,
     /// `tokenizer_config.json`, or null.
     settings: Value,
+    /// The id that begins every text, where no template of the tokenizer puts it there.
+    first: Option<u32>,
 }
 
 impl Tokenizer {
@@ -56,14 +58,23 @@ impl Tokenizer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
             Err(error) => return Err(refuse(&settings_path, error.to_string())),
         };
-        Ok(Self {
+        let templated = inner.get_post_processor().is_some();
+        let mut tokenizer = Self {
             inner,
             digest: digest::bytes(&bytes),
             settings,
-        })
+            first: None,
+        };
+        let wanted = tokenizer.settings.get("add_bos_token") != Some(&Value::Bool(false));
+        if !templated && wanted {
+            tokenizer.first = tokenizer.special_id("bos_token");
+        }
+        Ok(tokenizer)
     }
 
-    /// Token ids of `text`, with the special tokens that the tokenizer's own template adds.
+    /// Token ids of `text`, with the special tokens that the tokenizer's own template adds. A tokenizer without a template
+    /// begins a text with the `bos_token` of `tokenizer_config.json`, unless that file says `"add_bos_token": false`: so
+    /// does the library that the reference uses.
     ///
     /// # Errors
     /// When the tokenizer cannot express the text.
@@ -74,7 +85,12 @@ impl Tokenizer {
             .map_err(|error| Error::Encode {
                 problem: error.to_string(),
             })?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self
+            .first
+            .iter()
+            .chain(encoding.get_ids())
+            .copied()
+            .collect())
     }
 
     /// [`encode`](Self::encode) for many texts, in parallel; the result is in the order of `texts`.

@@ -62,6 +62,32 @@ fn text_becomes_ids_whole_and_with_special_tokens() {
 }
 
 #[test]
+fn without_a_template_the_settings_name_the_first_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = WORDS.find("\"post_processor\"").unwrap();
+    let end = WORDS.find("\"decoder\"").unwrap();
+    let plain = format!(
+        "{}\"post_processor\": null, {}",
+        &WORDS[..start],
+        &WORDS[end..]
+    );
+    write(dir.path(), &plain);
+    let ids = |settings: &str| {
+        fs::write(dir.path().join("tokenizer_config.json"), settings).unwrap();
+        Tokenizer::open(dir.path())
+            .unwrap()
+            .encode("the cat")
+            .unwrap()
+    };
+    assert_eq!(ids(r#"{"bos_token": "<s>"}"#), [1, 2, 3]);
+    assert_eq!(
+        ids(r#"{"bos_token": "<s>", "add_bos_token": false}"#),
+        [2, 3]
+    );
+    assert_eq!(ids("{}"), [2, 3]);
+}
+
+#[test]
 fn missing_and_broken_files_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokenizer.json");

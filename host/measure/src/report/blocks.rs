@@ -12,9 +12,11 @@ const CONFIDENCE_WIDTH: f64 = 0.03;
 /// Without the keys that are null: the format types many keys as numbers *when present*.
 fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            Value::Object(map.into_iter().filter(|(_, value)| !value.is_null()).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .collect(),
+        ),
         other => other,
     }
 }
@@ -24,7 +26,7 @@ fn canonical_digest(value: &Value) -> String {
 }
 
 /// The guards that judged, in order, in the format's words: the metric is not one of them, invariants run first and last.
-fn chain(inputs: &ReportInputs<'_>) -> Vec<&str> {
+fn chain<'a>(inputs: &ReportInputs<'a>) -> Vec<&'a str> {
     let guards = inputs.guards.iter().map(|judged| judged.id.as_str());
     guards.filter(|id| *id != "primary-metric").collect()
 }
@@ -163,8 +165,7 @@ fn window_stats(inputs: &ReportInputs<'_>, metric: Option<&Value>) -> Value {
     let windows = inputs.windows;
     let plan = &windows.plan;
     let floor = inputs.policies.tier().coverage();
-    let block =
-        |used: usize, required: usize| json!({"ok": used >= required, "required": required, "used": used});
+    let block = |used: usize, required: usize| json!({"ok": used >= required, "required": required, "used": used});
     let coverage = json!({
         "preview": block(windows.preview.len(), floor.preview),
         "final": block(windows.final_.len(), floor.final_),
@@ -230,13 +231,17 @@ pub(super) fn edit(inputs: &ReportInputs<'_>) -> Value {
 /// Ids, losses and token counts of the subject's windows with a finite loss, from which the metric can be computed again.
 pub(super) fn evaluation_windows(inputs: &ReportInputs<'_>) -> Value {
     let arm = |scope: &str, windows: &[Window]| {
-        let losses = inputs.subject_table.vector(scope, "window.loss").unwrap_or_default();
+        let losses = inputs
+            .subject_table
+            .vector(scope, "window.loss")
+            .unwrap_or_default();
         let kept: Vec<(&Window, f64)> = windows
             .iter()
             .zip(losses.iter().copied())
             .filter(|(_, loss)| loss.is_finite())
             .collect();
-        let of = |value: fn(&(&Window, f64)) -> Value| kept.iter().map(value).collect::<Vec<Value>>();
+        let of =
+            |value: fn(&(&Window, f64)) -> Value| kept.iter().map(value).collect::<Vec<Value>>();
         json!({
             "window_ids": of(|(window, _)| json!(window.id)),
             "logloss": of(|(_, loss)| json!(loss)),
@@ -257,7 +262,10 @@ pub(super) fn guard_overhead() -> Value {
 }
 
 pub(super) fn guards(inputs: &ReportInputs<'_>) -> Value {
-    let guards = inputs.guards.iter().filter(|judged| judged.id != "primary-metric");
+    let guards = inputs
+        .guards
+        .iter()
+        .filter(|judged| judged.id != "primary-metric");
     guards
         .map(|judged| {
             let details = &judged.details;
@@ -276,15 +284,19 @@ pub(super) fn guards(inputs: &ReportInputs<'_>) -> Value {
 }
 
 fn passed(judged: &Judged) -> bool {
-    judged.details["passed"].as_bool().unwrap_or(judged.status != Status::Fail)
+    judged.details["passed"]
+        .as_bool()
+        .unwrap_or(judged.status != Status::Fail)
 }
 
 fn decision(judged: &Judged) -> &str {
-    judged.details["decision"].as_str().unwrap_or(match judged.status {
-        Status::Pass => "allow",
-        Status::Warn => "monitor",
-        Status::Fail => "block",
-    })
+    judged.details["decision"]
+        .as_str()
+        .unwrap_or(match judged.status {
+            Status::Pass => "allow",
+            Status::Warn => "monitor",
+            Status::Fail => "block",
+        })
 }
 
 fn violations(judged: &Judged) -> Value {
@@ -413,14 +425,16 @@ pub(super) fn own(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
 
 fn not_evaluated<'a>(inputs: &ReportInputs<'_>) -> Vec<&'a str> {
     let guards = OPTIONAL_GUARDS.into_iter();
-    guards.filter(|guard| inputs.judged(guard).is_none()).collect()
+    guards
+        .filter(|guard| inputs.judged(guard).is_none())
+        .collect()
 }
 
 /// The component identities, in the lists that the format has for plugins.
 pub(super) fn plugins(inputs: &ReportInputs<'_>) -> Value {
-    let guards = inputs.guards.iter().map(|judged| {
-        json!({"name": judged.id, "version": judged.version, "sha256": judged.digest})
-    });
+    let guards = inputs.guards.iter().map(
+        |judged| json!({"name": judged.id, "version": judged.version, "sha256": judged.digest}),
+    );
     json!({"adapters": [], "edits": [], "guards": guards.collect::<Vec<_>>()})
 }
 
@@ -473,7 +487,10 @@ pub(super) fn primary_metric(inputs: &ReportInputs<'_>, metric: &Value) -> Value
         block.insert(key.to_owned(), metric[key].clone());
     }
     block.insert("unstable".into(), json!(unstable(metric)));
-    block.insert("drift_band".into(), metric["acceptance"]["drift_band"].clone());
+    block.insert(
+        "drift_band".into(),
+        metric["acceptance"]["drift_band"].clone(),
+    );
     block.insert("reps".into(), json!(inputs.metric.replicates));
     block.insert("ci_level".into(), json!(1.0 - inputs.metric.alpha));
     without_nulls(Value::Object(block))
@@ -538,7 +555,9 @@ pub(super) fn optional_guard(inputs: &ReportInputs<'_>, guard: &str) -> Value {
             block.insert("tier".into(), json!(tier));
             Value::Object(block)
         }
-        None => json!({"evaluated": false, "status": "not_evaluated", "enabled": false, "tier": tier}),
+        None => {
+            json!({"evaluated": false, "status": "not_evaluated", "enabled": false, "tier": tier})
+        }
     }
 }
 
@@ -565,8 +584,11 @@ pub(super) fn telemetry(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
 
 pub(super) fn validation(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
     let flag = |name: &str| metric["flags"][name].as_bool().unwrap_or(false);
-    let unharmed =
-        |guard: &str| inputs.judged(guard).is_none_or(|judged| judged.status != Status::Fail);
+    let unharmed = |guard: &str| {
+        inputs
+            .judged(guard)
+            .is_none_or(|judged| judged.status != Status::Fail)
+    };
     let invariants = inputs.judged("invariants");
     let mut flags = Map::new();
     for name in [
@@ -580,7 +602,10 @@ pub(super) fn validation(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
         flags.insert("hysteresis_applied".into(), json!(true));
     }
     if let Some(invariants) = invariants {
-        flags.insert("invariants_pass".into(), json!(invariants.status != Status::Fail));
+        flags.insert(
+            "invariants_pass".into(),
+            json!(invariants.status != Status::Fail),
+        );
     }
     flags.insert("spectral_stable".into(), json!(unharmed("spectral")));
     flags.insert("rmt_stable".into(), json!(unharmed("rmt")));

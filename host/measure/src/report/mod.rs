@@ -173,7 +173,10 @@ pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
     put("meta", blocks::meta(inputs));
     put("packhost", blocks::own(inputs, metric));
     put("plugins", blocks::plugins(inputs));
-    put("policies", Value::Object(inputs.policies.sections().clone()));
+    put(
+        "policies",
+        Value::Object(inputs.policies.sections().clone()),
+    );
     put("policy_digest", blocks::policy_digest(inputs));
     put("policy_provenance", blocks::policy_provenance(inputs));
     put("primary_metric", blocks::primary_metric(inputs, metric));
@@ -183,7 +186,10 @@ pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
         "report_build",
         json!({"fallback_fields": [], "repaired_fields": [], "synthesized_fields": []}),
     );
-    put("resolved_policy", Value::Object(inputs.policies.sections().clone()));
+    put(
+        "resolved_policy",
+        Value::Object(inputs.policies.sections().clone()),
+    );
     for guard in OPTIONAL_GUARDS {
         put(guard, blocks::optional_guard(inputs, guard));
     }

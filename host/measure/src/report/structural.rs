@@ -17,7 +17,10 @@ pub struct StructuralFailure<'a> {
 /// The structural-failure report. What the guards that could judge found stands under `invariants` and `packhost`.
 #[must_use]
 pub fn structural_failure(inputs: &ReportInputs<'_>, failure: &StructuralFailure<'_>) -> Value {
-    let run_id = format!("{}-structural-failure-{}", inputs.subject.run_id, failure.kind);
+    let run_id = format!(
+        "{}-structural-failure-{}",
+        inputs.subject.run_id, failure.kind
+    );
     let metric = json!({
         "kind": "ppl_causal",
         "unit": "ppl",
@@ -57,7 +60,9 @@ pub fn structural_failure(inputs: &ReportInputs<'_>, failure: &StructuralFailure
     invariants["post"] = json!("fail");
     invariants["passed"] = json!(false);
     invariants["decision"] = json!("block");
-    let fatal = invariants["summary"]["fatal_violations"].as_u64().unwrap_or(0);
+    let fatal = invariants["summary"]["fatal_violations"]
+        .as_u64()
+        .unwrap_or(0);
     invariants["summary"] = json!({
         "fatal_violations": fatal + 1,
         "warning_violations": invariants["summary"]["warning_violations"].as_u64().unwrap_or(0),
