@@ -147,7 +147,7 @@ impl RegistryError {
                 Some("build the first-party components with `cargo xtask components`, or copy the plugin's .wasm there".into())
             }
             RegistryErrorKind::Manifest(_) => {
-                Some("a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types".into())
+                Some("a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes".into())
             }
             RegistryErrorKind::Duplicate { .. } | RegistryErrorKind::TypeTwice { .. } => {
                 Some("rename or remove one of the two".into())

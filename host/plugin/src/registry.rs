@@ -37,6 +37,25 @@ pub struct Manifest {
     /// What scenarios call it by: the edit types (`quant_rtn`) or error types that it serves. One plugin may serve several.
     #[serde(default)]
     pub types: Vec<String>,
+    /// Types that it serves by how they begin: `rmt_norm_noise` also serves `rmt_norm_noise_strong`. An exact name in
+    /// another plugin's `types` goes first, then the longest beginning.
+    #[serde(default)]
+    pub prefixes: Vec<String>,
+}
+
+impl Manifest {
+    /// How well this plugin serves the scenario type `name`: higher is closer, `None` is not at all.
+    fn closeness(&self, name: &str) -> Option<usize> {
+        let exact = self.types.iter().any(|served| served == name);
+        let beginning = || {
+            let matching = self
+                .prefixes
+                .iter()
+                .filter(|prefix| name.starts_with(prefix.as_str()));
+            matching.map(String::len).max()
+        };
+        if exact { Some(usize::MAX) } else { beginning() }
+    }
 }
 
 /// A plugin that was found: manifest, place and digest of the component.
@@ -180,8 +199,11 @@ impl Registry {
                 .values()
                 .filter(|(_, entry)| entry.kind() == kind)
         };
-        let mut serving =
-            of_kind().filter(|(_, entry)| entry.manifest.types.iter().any(|served| served == name));
+        let closest = of_kind()
+            .filter_map(|(_, entry)| entry.manifest.closeness(name))
+            .max();
+        let mut serving = of_kind()
+            .filter(|(_, entry)| closest.is_some() && entry.manifest.closeness(name) == closest);
         match (serving.next(), serving.next()) {
             (Some((_, entry)), None) => Ok(entry),
             (Some((first, _)), Some((path, _))) => {
@@ -196,8 +218,15 @@ impl Registry {
                 .into())
             }
             (None, _) => {
-                let known: BTreeSet<&str> = of_kind()
-                    .flat_map(|(_, entry)| entry.manifest.types.iter().map(String::as_str))
+                let known: BTreeSet<String> = of_kind()
+                    .flat_map(|(_, entry)| {
+                        let prefixes = entry
+                            .manifest
+                            .prefixes
+                            .iter()
+                            .map(|prefix| format!("{prefix}*"));
+                        entry.manifest.types.iter().cloned().chain(prefixes)
+                    })
                     .collect();
                 let known = if known.is_empty() {
                     "none".into()

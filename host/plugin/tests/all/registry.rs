@@ -69,6 +69,42 @@ fn plugins_are_found_and_sorted() {
 }
 
 #[test]
+fn types_are_served_exactly_or_by_the_longest_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let serves = |id: &str, types: &str, prefixes: &str| {
+        let start = manifest(id, "injection")
+            .lines()
+            .take(5)
+            .collect::<Vec<_>>()
+            .join("\n");
+        let text = format!("{start}\ntypes = [{types}]\nprefixes = [{prefixes}]\n");
+        install(dir.path(), id, &text, Some(b""));
+    };
+    serves("a", "", r#""noise""#);
+    serves("b", r#""noise_exact""#, r#""noise_st""#);
+    let registry = Registry::scan(dir.path()).unwrap();
+    let of = |name| {
+        registry
+            .serving(PluginKind::Injection, name)
+            .map(|entry| entry.id().to_owned())
+    };
+    assert_eq!(of("noise").unwrap(), "a");
+    assert_eq!(of("noise_exact").unwrap(), "b");
+    assert_eq!(of("noise_exactly").unwrap(), "a");
+    assert_eq!(of("noise_strong").unwrap(), "b");
+    assert_snapshot!(told(dir.path(), of("nois")), @r"
+    plugins: no injection plugin serves type `nois`; served: noise*, noise_exact, noise_st*
+    hint: give its folder with `--plugins`
+    ");
+    serves("c", r#""noise_exact""#, "");
+    let registry = Registry::scan(dir.path()).unwrap();
+    assert_snapshot!(told(dir.path(), registry.serving(PluginKind::Injection, "noise_exact")), @r"
+    [dir]/c/plugin.toml: type `noise_exact` is already served by [dir]/b/plugin.toml
+    hint: rename or remove one of the two
+    ");
+}
+
+#[test]
 fn folders_that_are_wrong() {
     let scan = |files: &[(&str, &str, Option<&[u8]>)]| {
         let dir = tempfile::tempdir().unwrap();
@@ -90,8 +126,8 @@ fn folders_that_are_wrong() {
       |
     7 | colour = 1
       | ^^^^^^
-    unknown field `colour`, expected one of `id`, `kind`, `version`, `interface`, `title`, `types`
-    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types
+    unknown field `colour`, expected one of `id`, `kind`, `version`, `interface`, `title`, `types`, `prefixes`
+    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     ");
     assert_snapshot!(scan(&[("a", &manifest("a", "editor"), Some(b""))]), @r#"
     [dir]/a/plugin.toml: TOML parse error at line 2, column 8
@@ -99,15 +135,15 @@ fn folders_that_are_wrong() {
     2 | kind = "editor"
       |        ^^^^^^^^
     unknown variant `editor`, expected one of `edit`, `injection`, `guard`
-    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types
+    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     "#);
     assert_snapshot!(scan(&[("a", &manifest("A..b", "edit"), Some(b""))]), @r"
     [dir]/a/plugin.toml: id `A..b` is not lower-case letters and digits joined by single dots or dashes, 100 bytes at most
-    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types
+    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     ");
     assert_snapshot!(scan(&[("a", &manifest("a", "edit").replace("interface = \"0.1.0\"", "interface = \"2.0.0\""), Some(b""))]), @r"
     [dir]/a/plugin.toml: interface version 2.0.0 is not served; this host serves ^0.1.0
-    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types
+    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     ");
     assert_snapshot!(scan(&[("a", "id = ", Some(b""))]), @r"
     [dir]/a/plugin.toml: TOML parse error at line 1, column 6
@@ -115,7 +151,7 @@ fn folders_that_are_wrong() {
     1 | id = 
       |      ^
     string values must be quoted, expected literal string
-    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types
+    hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     ");
     let nowhere = Path::new("does-not-exist");
     assert_snapshot!(Registry::scan(nowhere).unwrap_err(), @"does-not-exist: No such file or directory (os error 2)");
