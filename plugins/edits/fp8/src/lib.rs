@@ -103,3 +103,6 @@ impl Edit for Fp8 {
 }
 
 export_edit!(Fp8);
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,6 @@ fn seed_of(seed: u64, name: &str) -> u64 {
 }
 
 export_edit!(LowrankSvd);
+
+#[cfg(test)]
+mod tests;

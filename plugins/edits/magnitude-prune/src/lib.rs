@@ -91,3 +91,6 @@ impl Edit for MagnitudePrune {
 }
 
 export_edit!(MagnitudePrune);
+
+#[cfg(test)]
+mod tests;

@@ -103,3 +103,6 @@ impl Edit for QuantRtn {
 }
 
 export_edit!(QuantRtn);
+
+#[cfg(test)]
+mod tests;

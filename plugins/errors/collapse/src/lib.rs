@@ -201,3 +201,6 @@ fn norm_collapse(draft: &Draft) -> Result<Value> {
 }
 
 export_injection!(Collapse);
+
+#[cfg(test)]
+mod tests;

@@ -207,12 +207,21 @@ fn mix(
     mixed
 }
 
-/// Euclidean norm of a row, summed in f64.
+/// Euclidean norm of a row in f32: eight partial sums, then the rest, which is the reference library's order and gives its bits.
 fn norm(row: &[f32]) -> f32 {
-    row.iter()
-        .map(|&value| f64::from(value) * f64::from(value))
-        .sum::<f64>()
-        .sqrt() as f32
+    let (blocks, rest) = row.as_chunks::<8>();
+    let mut partial = [0.0_f32; 8];
+    for block in blocks {
+        for (sum, value) in partial.iter_mut().zip(block) {
+            *sum += value * value;
+        }
+    }
+    partial
+        .iter()
+        .copied()
+        .chain(rest.iter().map(|value| value * value))
+        .sum::<f32>()
+        .sqrt()
 }
 
 /// Unbiased standard deviation of all elements, in f64.
@@ -291,3 +300,6 @@ fn norm_noise(error_type: &str, env: &Settings, draft: &Draft) -> Result<Value> 
 }
 
 export_injection!(Rmt);
+
+#[cfg(test)]
+mod tests;

@@ -202,3 +202,6 @@ fn pairs(error_type: &str, env: &Settings, draft: &Draft) -> Result<Value> {
 }
 
 export_injection!(Spectral);
+
+#[cfg(test)]
+mod tests;

@@ -244,3 +244,6 @@ fn weight_tying_break(draft: &Draft) -> Result<Value> {
 }
 
 export_injection!(Structural);
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,6 @@ impl Injection for Variance {
 }
 
 export_injection!(Variance);
+
+#[cfg(test)]
+mod tests;

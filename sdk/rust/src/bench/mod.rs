@@ -51,6 +51,65 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.0.values().as_ref().clone()
 }
 
+/// How far two elements may be apart and still count as equal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Units in the last place of the tensors' dtype.
+    pub ulps: u32,
+    /// Or this distance. A small sum of larger numbers has their errors.
+    pub distance: f32,
+}
+
+/// Not at all.
+pub const EXACT: Tolerance = Tolerance {
+    ulps: 0,
+    distance: 0.0,
+};
+
+/// The first element in which two tensors differ by more than the tolerance, as a sentence; `None` when there is none. Any
+/// NaN equals any NaN, and the sign of zero counts.
+pub fn difference(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Option<String> {
+    let (left, right) = (actual.info(), expected.info());
+    if (&left.shape, left.dtype) != (&right.shape, right.dtype) {
+        return Some(format!(
+            "{:?} {:?} instead of {:?} {:?}",
+            left.dtype, left.shape, right.dtype, right.shape
+        ));
+    }
+    let unit = match left.dtype {
+        DType::BF16 => 1 << 16,
+        DType::F16 => 1 << 13,
+        _ => 1,
+    };
+    // Bit patterns as numbers in the order of the values, with -0 just below +0.
+    let place = |value: f32| {
+        let bits = i64::from(value.to_bits() & 0x7fff_ffff);
+        if value.is_sign_negative() {
+            -1 - bits
+        } else {
+            bits
+        }
+    };
+    let near = |a: f32, b: f32| {
+        let apart = (place(a) - place(b)).unsigned_abs();
+        apart <= u64::from(tolerance.ulps) * unit || (a != b && (a - b).abs() <= tolerance.distance)
+    };
+    let (left, right) = (values(actual), values(expected));
+    let wrong = left.iter().zip(&right).position(|(&a, &b)| {
+        if a.is_nan() || b.is_nan() {
+            a.is_nan() != b.is_nan()
+        } else {
+            !near(a, b)
+        }
+    });
+    wrong.map(|index| {
+        format!(
+            "element {index} is {:e} instead of {:e}",
+            left[index], right[index]
+        )
+    })
+}
+
 /// What an edit did to a checkpoint.
 #[derive(Debug)]
 pub struct EditRun {
