@@ -9,7 +9,7 @@
 pub mod canonical;
 pub mod dataset;
 mod error;
-mod measure;
+pub mod measure;
 pub mod preset;
 pub mod report;
 pub mod structure;

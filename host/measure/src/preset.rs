@@ -65,7 +65,8 @@ pub fn derive(inputs: &PresetInputs<'_>) -> Result<(Value, Value)> {
     let mut metric = json!({});
     for (id, policy) in inputs.fitted {
         if id == "primary-metric" {
-            if let Some(band) = policy.get("drift_band") {
+            // Runs that all drifted alike fit no band; the profile's stays.
+            if let Some(band) = policy.get("drift_band").filter(|_| drift.usable()) {
                 metric = json!({"drift_band": band});
             }
             continue;

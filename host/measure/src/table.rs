@@ -213,13 +213,12 @@ impl Table {
                 Value::Text(text("text")?.to_owned())
             };
             let key = (text("scope")?.to_owned(), text("quantity")?.to_owned());
-            if let Some((last, _)) = table.rows.last_key_value() {
-                if *last >= key {
-                    return Err(bad(format!(
-                        "row {position} (`{}` of `{}`) is out of order or repeated",
-                        key.1, key.0
-                    )));
-                }
+            let last = table.rows.last_key_value();
+            if last.is_some_and(|(last, _)| *last >= key) {
+                return Err(bad(format!(
+                    "row {position} (`{}` of `{}`) is out of order or repeated",
+                    key.1, key.0
+                )));
             }
             table.rows.insert(key, value);
         }

@@ -316,11 +316,11 @@ impl Policies {
                 &json!({"acceptance_range": {"min": low, "max": high}}),
             );
         }
-        if let Some(Value::Object(explicit)) = self.sections.get("primary_metric") {
-            if let Value::Object(policy) = &mut policy {
-                // A range replaces a range: half of one and half of another would be nobody's intention.
-                policy.extend(explicit.clone());
-            }
+        // A range replaces a range: half of one and half of another would be nobody's intention.
+        if let Some(Value::Object(explicit)) = self.sections.get("primary_metric")
+            && let Value::Object(policy) = &mut policy
+        {
+            policy.extend(explicit.clone());
         }
         policy
     }
