@@ -1,1 +1,18 @@
-//! placeholder
+//! Scenarios, task graph, run directory and executors: how a suite becomes a run.
+//!
+//! The pure parts (`spec`, `scenarios`, `suites`, `graph`, `select`) describe and choose; `rundir` and `journal` remember;
+//! `run` carries out. This crate is the only one that knows both plugins and models: it lends a checkpoint's tensors to a
+//! plugin and turns what comes back into an overlay. It prints nothing; what happens is told through [`events`].
+
+pub mod events;
+pub mod graph;
+pub mod journal;
+pub mod rundir;
+pub mod scenarios;
+pub mod select;
+pub mod spec;
+pub mod suites;
+
+mod error;
+
+pub use error::{Error, Result};

@@ -1,18 +1,38 @@
-//! The project's own build steps, as `cargo xtask <step>`.
+//! The project's own commands: `cargo xtask components | demo | test | ci | release`.
+//!
+//! Each sets up what it needs on a fresh machine, says what it does, and fails with a sentence that tells what is missing.
+//! Nothing here is part of the program; it has no dependencies, so that it is built in a second.
 
-use std::{path::Path, process::ExitCode};
-
+mod checks;
 mod components;
-mod toolchain;
+mod process;
+mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <command>
+
+  components   build the WebAssembly components under plugins/ (and the toolchain for them, if it is missing)
+  demo         build everything and run the demo suite: leaves a signed, verified evidence pack
+  test         build everything and run all tests
+  ci           format, lints, documentation, tests, demo and self-containment checks: what CI runs
+  release      build the distributable binary into target/dist
+";
 
 fn main() -> ExitCode {
-    // This crate lies in host/xtask, two folders below the project's root.
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let step = std::env::args().nth(1);
-    let result = match step.as_deref() {
-        Some("components") => components::run(root),
-        Some(other) => Err(format!("there is no step `{other}`; there is: components")),
-        None => Err("name a step: components".into()),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let root = workspace_root();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["components"] => components::run(&root),
+        ["demo"] => tasks::demo(&root),
+        ["test"] => tasks::test(&root),
+        ["ci"] => tasks::ci(&root),
+        ["release"] => tasks::release(&root),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -21,4 +41,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The workspace that this program was built in.
+fn workspace_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }

@@ -1,0 +1,73 @@
+//! What can go wrong with a suite.
+
+use std::path::{Path, PathBuf};
+
+/// Result with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a run, a plan or an edit could not be carried out. Messages fit "failed to ..." and name what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("read the scenario manifest {}: {message}", path.display())]
+    Manifest { path: PathBuf, message: String },
+    #[error("read the suite file {}: {message}", path.display())]
+    Suites { path: PathBuf, message: String },
+    #[error("find suite `{name}`; there are {}", known.join(", "))]
+    UnknownSuite { name: String, known: Vec<String> },
+    #[error("find scenario `{id}`; the manifest has {}", known.join(", "))]
+    UnknownScenario { id: String, known: Vec<String> },
+    #[error("select scenarios: suite `{suite}` has none in this manifest")]
+    EmptySuite { suite: String },
+    #[error("use setting `{key}` of scenario `{scenario}`: names are INVARLOCK_ and capitals, values are strings, numbers or booleans")]
+    ScenarioSetting { scenario: String, key: String },
+    #[error("read the tuned edit parameters {}: {message}", path.display())]
+    TunedParams { path: PathBuf, message: String },
+    #[error("resolve edit `{spec}`: {status}{}", if reason.is_empty() { String::new() } else { format!(", {reason}") })]
+    EditSpec { spec: String, status: String, reason: String },
+    #[error("find the checkpoint of model `{model}` at {}; fetch it there, or name its folder with --model-path `{model}`=DIR", path.display())]
+    ModelAbsent { model: String, path: PathBuf },
+    #[error("use models `{first}` and `{second}` in one run: both are called `{folder}` as a folder")]
+    ModelCollision { first: String, second: String, folder: String },
+    #[error("find a plugin for {what}; {hint}")]
+    PluginAbsent { what: String, hint: String },
+    #[error("apply scenario `{scenario}`: it changed no tensor, so nothing would be tested")]
+    NothingChanged { scenario: String },
+    #[error("start a run in {}: it exists; choose another folder, or go on with --resume", path.display())]
+    RunExists { path: PathBuf },
+    #[error("resume a run in {}: there is none; start one without --resume", path.display())]
+    NothingToResume { path: PathBuf },
+    #[error("use the run directory {}: another packhost is running in it", path.display())]
+    RunIsBusy { path: PathBuf },
+    #[error("resume: `{key}` was {stored} when the run began and is {now} now; use the same settings or start a new run")]
+    PlanChanged { key: String, stored: String, now: String },
+    #[error("use the journal {}: {message}", path.display())]
+    Journal { path: PathBuf, message: String },
+    #[error("use the preset {}: {message}", path.display())]
+    Preset { path: PathBuf, message: String },
+    #[error("fit the run into memory: {needed} bytes are needed and {available} are there")]
+    Infeasible { needed: u64, available: u64 },
+    #[error("interrupted; the run can be resumed")]
+    Interrupted,
+    #[error("{failed} task(s) failed and {blocked} could not run; see {}; repair the cause and use --resume", log.display())]
+    TasksFailed { failed: usize, blocked: usize, log: PathBuf },
+    #[error(transparent)]
+    Tensor(#[from] packhost_tensor::Error),
+    #[error(transparent)]
+    Model(#[from] packhost_model::Error),
+    #[error(transparent)]
+    Measure(#[from] packhost_measure::Error),
+    #[error(transparent)]
+    Plugin(#[from] packhost_plugin::Error),
+    #[error(transparent)]
+    Pack(#[from] packhost_pack::Error),
+}
+
+impl Error {
+    /// A failed file operation; `action` fits "failed to {action} {path}".
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+}

@@ -1,0 +1,101 @@
+//! The commands that are more than one step: demo, test, ci, release.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{Tally, cargo, run, run_tests, say};
+use crate::{checks, components};
+
+/// Builds everything, runs the demo suite on the model in scenarios/demo and verifies the pack it leaves.
+pub fn demo(root: &Path) -> Result<(), String> {
+    components::run(root)?;
+    build_host(root)?;
+    let out = root.join("target/demo");
+    if out.exists() {
+        fs::remove_dir_all(&out).map_err(|error| format!("cannot remove {}: {error}", out.display()))?;
+    }
+    fs::create_dir_all(&out).map_err(|error| format!("cannot create {}: {error}", out.display()))?;
+    let key = out.join("signing.key.pem");
+    let run_dir = out.join("run");
+    say("making a throw-away signing key");
+    run(packhost(root).args(["pack", "keygen"]).arg(&key).stdout(std::process::Stdio::null()))?;
+    say("running the demo suite");
+    run(packhost(root).args(["run", "--suite", "demo", "--plugins", "plugins"]).arg("--signing-key").arg(&key).arg("--out").arg(&run_dir))?;
+    say("verifying the pack it left");
+    run(packhost(root).args(["pack", "verify", "--strict"]).arg(run_dir.join("evidence_pack")))?;
+    say(&format!("done: the evidence pack is {}", run_dir.join("evidence_pack").display()));
+    Ok(())
+}
+
+/// Builds everything and runs all tests.
+pub fn test(root: &Path) -> Result<(), String> {
+    let tally = all_tests(root)?;
+    close(tally)
+}
+
+/// What CI runs.
+pub fn ci(root: &Path) -> Result<(), String> {
+    say("checking the format");
+    run(cargo(root).args(["fmt", "--all", "--check"]))?;
+    run(cargo(&root.join("plugins")).args(["fmt", "--all", "--check"]))?;
+    say("checking that the project needs nothing outside its tree");
+    checks::self_contained(root)?;
+    let tally = all_tests(root)?;
+    say("linting, warnings denied");
+    run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    say("building the documentation, warnings denied");
+    run(cargo(root).args(["doc", "--release", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    demo(root)?;
+    close(tally)
+}
+
+/// Builds the distributable binary.
+pub fn release(root: &Path) -> Result<(), String> {
+    components::run(root)?;
+    say("building the binary with link-time optimisation");
+    run(cargo(root).args(["build", "--profile", "dist", "--package", "packhost"]))?;
+    let binary = root.join("target/dist/packhost");
+    let size = fs::metadata(&binary).map_err(|error| format!("cannot find {}: {error}", binary.display()))?.len();
+    say(&format!("{} ({:.1} MB)", binary.display(), size as f64 / 1e6));
+    Ok(())
+}
+
+/// Runs the tests of the workspace and, natively, those of the components.
+fn all_tests(root: &Path) -> Result<Tally, String> {
+    components::run(root)?;
+    build_host(root)?;
+    let mut tally = Tally::default();
+    say("testing the components natively, against the SDK's bench");
+    run_tests(cargo(&root.join("plugins")).args(["test", "--release", "--workspace", "--quiet"]), &mut tally)?;
+    say("testing the workspace");
+    let arguments = ["test", "--release", "--workspace", "--no-fail-fast", "--quiet"];
+    run_tests(cargo(root).args(arguments).env("PACKHOST_BIN", binary(root)), &mut tally)?;
+    Ok(tally)
+}
+
+/// The closing line that tools count by, and the failure that makes the exit code.
+fn close(tally: Tally) -> Result<(), String> {
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    match (tally.passed, tally.failed) {
+        (0, _) => Err("no test was run".into()),
+        (_, 0) => Ok(()),
+        (_, failed) => Err(format!("{failed} tests failed; their names stand above")),
+    }
+}
+
+fn build_host(root: &Path) -> Result<(), String> {
+    say("building packhost (the first time takes some minutes: it includes a WebAssembly compiler)");
+    run(cargo(root).args(["build", "--release", "--quiet", "--package", "packhost"]))
+}
+
+fn binary(root: &Path) -> std::path::PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    target.join("release").join(format!("packhost{}", std::env::consts::EXE_SUFFIX))
+}
+
+fn packhost(root: &Path) -> Command {
+    let mut command = Command::new(binary(root));
+    command.current_dir(root);
+    command
+}
