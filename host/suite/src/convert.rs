@@ -10,11 +10,11 @@ pub fn model_info(weights: &dyn Weights) -> ModelInfo {
     let config = weights.config();
     let tensors = weights.tensors().iter().filter(|meta| meta.tied_to.is_none()).map(tensor_info).collect();
     ModelInfo {
-        architecture: config.model_type.clone(),
-        layers: narrow(config.layers),
+        architecture: config.architecture_name.clone(),
+        layers: narrow(config.num_hidden_layers),
         hidden_size: narrow(config.hidden_size),
         vocab_size: narrow(config.vocab_size),
-        experts: narrow(config.experts),
+        experts: narrow(config.num_local_experts),
         tensors,
     }
 }

@@ -33,6 +33,8 @@ pub enum Error {
     ModelCollision { first: String, second: String, folder: String },
     #[error("find a plugin for {what}; {hint}")]
     PluginAbsent { what: String, hint: String },
+    #[error("apply edit `{edit}`: scope `{scope}` selects no tensor of this model")]
+    NothingSelected { edit: String, scope: String },
     #[error("apply scenario `{scenario}`: it changed no tensor, so nothing would be tested")]
     NothingChanged { scenario: String },
     #[error("start a run in {}: it exists; choose another folder, or go on with --resume", path.display())]

@@ -1,0 +1,190 @@
+//! Making subjects: an edit or a fault, asked of a plugin and turned into an overlay on the baseline.
+//!
+//! Tensors are lent to the plugin one by one; what comes back is new memory, everything else stays the baseline's. A
+//! subject in which nothing changed is an error, never a silent pass.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use packhost_model::writer::{Changes, CheckpointWriter, WriteOptions, WriteReport};
+use packhost_model::{Checkpoint, Overlay, TensorMeta, Weights};
+use packhost_plugin::{Called, EditPlugin, LogLine, Target, TargetFacts};
+use packhost_tensor::Tensor;
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::convert::{OverlayDraft, model_info, tensor_info};
+use crate::spec::ResolvedEdit;
+use crate::toolbox::{PluginIdentity, Toolbox};
+use crate::{Error, Result};
+
+/// A changed model and what is known about the change.
+pub struct Subject {
+    pub overlay: Overlay,
+    /// `edit_metadata.json` or `error_metadata.json`.
+    pub metadata: Value,
+    /// Which component made it.
+    pub plugin: PluginIdentity,
+    /// What the component wrote while doing so.
+    pub log: Vec<LogLine>,
+}
+
+/// An edit that has been planned on a checkpoint and can be applied tensor by tensor.
+pub struct PlannedEdit<'a> {
+    toolbox: &'a Toolbox,
+    plugin: EditPlugin,
+    identity: PluginIdentity,
+    edit: &'a ResolvedEdit,
+    params: String,
+    targets: Vec<Target>,
+    total_params: u64,
+}
+
+impl<'a> PlannedEdit<'a> {
+    /// Asks the edit's plugin which tensors of `base` it would change.
+    ///
+    /// # Errors
+    /// No plugin serves the type, it declines, or it selects no tensor.
+    pub fn new(toolbox: &'a Toolbox, base: &Checkpoint, edit: &'a ResolvedEdit) -> Result<Self> {
+        let (plugin, identity) = toolbox.edit(&edit.edit_type)?;
+        let params = edit.params.to_string();
+        let targets = plugin.plan(&params, &model_info(base))?.value;
+        if targets.is_empty() {
+            return Err(Error::NothingSelected { edit: edit.edit_type.clone(), scope: edit.scope.clone() });
+        }
+        let total_params = base.tensors().iter().filter(|meta| meta.tied_to.is_none()).map(TensorMeta::len).sum();
+        Ok(Self { toolbox, plugin, identity, edit, params, targets, total_params })
+    }
+
+    /// The tensors that change, in plan order.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// The change of one target.
+    fn apply(&self, target: &Target, base: &Checkpoint) -> Result<(Tensor, TargetFacts, Vec<LogLine>)> {
+        let tensor = base.tensor(&target.tensor)?;
+        let info = base.meta(&target.tensor).map(tensor_info).ok_or_else(|| Error::NothingSelected {
+            edit: self.edit.edit_type.clone(),
+            scope: target.tensor.clone(),
+        })?;
+        let Called { value, log, .. } = self.plugin.apply(target, &tensor, &info, &self.toolbox.device)?;
+        Ok((value.tensor, TargetFacts { tensor: target.tensor.clone(), facts: value.facts }, log))
+    }
+
+    /// Applies the edit in memory, targets in parallel.
+    ///
+    /// # Errors
+    /// The plugin fails on a tensor, or nothing changed.
+    pub fn into_subject(self, base: &Arc<Checkpoint>) -> Result<Subject> {
+        // In parallel, but gathered in plan order: the result does not depend on who finished first.
+        let applied: Vec<_> = self.targets.par_iter().map(|target| self.apply(target, base)).collect::<Result<_>>()?;
+        let mut overlay = Overlay::new(Arc::clone(base));
+        let (mut facts, mut log) = (Vec::new(), Vec::new());
+        for (tensor, of_target, lines) in applied {
+            if tensor.bytes() != base.tensor(&of_target.tensor)?.bytes() {
+                overlay.put(&of_target.tensor, tensor)?;
+            }
+            facts.push(of_target);
+            log.extend(lines);
+        }
+        if overlay.changed().is_empty() {
+            return Err(Error::NothingChanged { scenario: self.edit.edit_type.clone() });
+        }
+        let metadata = self.metadata(base, &facts)?;
+        Ok(Subject { overlay, metadata, plugin: self.identity, log })
+    }
+
+    /// Applies the edit straight to a new checkpoint, one tensor in memory at a time.
+    ///
+    /// # Errors
+    /// The plugin fails on a tensor, or the checkpoint cannot be written; nothing is left behind then.
+    pub fn write(self, base: &Arc<Checkpoint>, dir: &Path, options: &WriteOptions) -> Result<WriteReport> {
+        let by_name: BTreeMap<&str, &Target> = self.targets.iter().map(|t| (t.tensor.as_str(), t)).collect();
+        let mut facts = BTreeMap::new();
+        let changes = Changes::values(by_name.keys().copied());
+        let writer = CheckpointWriter::begin(base, dir, &changes, options)?;
+        let mut writer = writer.write(|meta: &TensorMeta| -> Result<Tensor> {
+            let (tensor, of_target, _) = self.apply(by_name[meta.name.as_str()], base)?;
+            facts.insert(meta.name.clone(), of_target);
+            base.release(&meta.name);
+            Ok(tensor)
+        })?;
+        let in_plan_order: Vec<_> = self.targets.iter().filter_map(|t| facts.remove(&t.tensor)).collect();
+        let metadata = packhost_pack::canonical::to_pretty(&self.metadata(base, &in_plan_order)?);
+        writer.add_file("edit_metadata.json", metadata.as_bytes())?;
+        Ok(writer.finish()?)
+    }
+
+    /// `edit_metadata.json` (specification section 1.2): the common keys, the coverage, and the plugin's own.
+    fn metadata(&self, base: &Checkpoint, facts: &[TargetFacts]) -> Result<Value> {
+        let own: Map<String, Value> =
+            serde_json::from_str(&self.plugin.summarize(&self.params, facts)?.value).unwrap_or_default();
+        let edited_params: u64 =
+            self.targets.iter().filter_map(|t| base.meta(&t.tensor)).map(TensorMeta::len).sum();
+        let ratio = if self.total_params == 0 { 0.0 } else { edited_params as f64 / self.total_params as f64 };
+        let common = json!({
+            "schema": "invarlock/evidence-pack-edit-metadata-v1",
+            "artifact_class": "validation_subject_checkpoint",
+            "edit_type": self.edit.edit_type,
+            "edit_semantics": "external_subject_validation_edit",
+            "deployable_as_hf_checkpoint": true,
+            "optimized_deployment_backend": false,
+            "packed_quantized_storage": false,
+            "runtime_memory_reduction": false,
+            "runtime_memory_reduction_expected": false,
+            "backend": null,
+            "run_directory_contains_edit_artifacts": true,
+            "scope": self.edit.scope,
+            "parameters": without_scope(&self.edit.params),
+            "coverage": {
+                "edited_tensors": self.targets.len(),
+                "edited_params": edited_params,
+                "total_params": self.total_params,
+                "coverage_ratio": ratio.clamp(0.0, 1.0),
+            },
+            "packhost_plugin": self.identity,
+        });
+        // The plugin adds keys; what the host knows stands.
+        let mut metadata = own;
+        if let Value::Object(common) = common {
+            for (key, value) in common {
+                if key != "parameters" || !metadata.contains_key("parameters") {
+                    metadata.insert(key, value);
+                }
+            }
+        }
+        Ok(Value::Object(metadata))
+    }
+}
+
+fn without_scope(params: &Value) -> Value {
+    let mut params = params.clone();
+    if let Some(map) = params.as_object_mut() {
+        map.remove("scope");
+    }
+    params
+}
+
+/// Injects a fault into an overlay on `base`.
+///
+/// # Errors
+/// No plugin serves the type, it declines, or nothing changed.
+pub fn inject(
+    toolbox: &Toolbox,
+    base: &Arc<Checkpoint>,
+    error_type: &str,
+    env: &Map<String, Value>,
+) -> Result<Subject> {
+    let (plugin, identity) = toolbox.injection(error_type)?;
+    let params = json!({"error_type": error_type, "env": env}).to_string();
+    let mut overlay = Overlay::new(Arc::clone(base));
+    let Called { value, log, .. } = plugin.inject(&params, &mut OverlayDraft(&mut overlay), &toolbox.device)?;
+    if overlay.changed().is_empty() && !overlay.config_changed() {
+        return Err(Error::NothingChanged { scenario: error_type.into() });
+    }
+    let mut metadata: Map<String, Value> = serde_json::from_str(&value).unwrap_or_default();
+    metadata.insert("packhost_plugin".into(), serde_json::to_value(&identity).unwrap_or_default());
+    Ok(Subject { overlay, metadata: Value::Object(metadata), plugin: identity, log })
+}

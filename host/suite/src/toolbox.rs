@@ -1,0 +1,150 @@
+//! What every task of a run needs: the device, and the plugins, each loaded once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use packhost_plugin::{
+    CallStats, EditPlugin, Engine, EngineOptions, Entry, GuardPlugin, InjectionPlugin, Lock, Plugin, PluginKind, Registry,
+};
+use packhost_tensor::cpu::Cpu;
+
+use crate::{Error, Result};
+
+/// File in the plugin folder that pins plugins.
+pub const LOCK_FILE: &str = "plugins.lock";
+
+/// Device and plugins.
+pub struct Toolbox {
+    pub device: Cpu,
+    registry: Registry,
+    engine: Engine,
+    loaded: Mutex<BTreeMap<String, Plugin>>,
+}
+
+/// Which component did something: enough to find it again.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PluginIdentity {
+    pub id: String,
+    pub version: String,
+    pub interface: String,
+    pub sha256: String,
+}
+
+impl PluginIdentity {
+    fn of(entry: &Entry) -> Self {
+        let manifest = entry.manifest();
+        Self {
+            id: manifest.id.clone(),
+            version: manifest.version.to_string(),
+            interface: manifest.interface.to_string(),
+            sha256: entry.digest().into(),
+        }
+    }
+}
+
+impl Toolbox {
+    /// Finds the plugins under `dir`; with `locked`, every one of them must be as `plugins.lock` there pins it.
+    ///
+    /// # Errors
+    /// An unusable folder, manifest or lock file, or an engine that does not start.
+    pub fn open(dir: &Path, locked: bool, options: EngineOptions, threads: Option<usize>) -> Result<Self> {
+        let registry = Registry::scan(dir)?;
+        if locked {
+            Lock::load(&dir.join(LOCK_FILE))?.check(&registry)?;
+        }
+        Ok(Self {
+            device: Cpu::new(threads),
+            registry,
+            engine: Engine::new(options)?,
+            loaded: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// The plugins that were found.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The edit that serves `edit_type`.
+    ///
+    /// # Errors
+    /// There is none, or it does not load.
+    pub fn edit(&self, edit_type: &str) -> Result<(EditPlugin, PluginIdentity)> {
+        let entry = self.serving(PluginKind::Edit, edit_type)?;
+        match self.load(entry)? {
+            Plugin::Edit(plugin) => Ok((plugin, PluginIdentity::of(entry))),
+            _ => Err(absent(PluginKind::Edit, edit_type)),
+        }
+    }
+
+    /// The injection that serves `error_type`.
+    ///
+    /// # Errors
+    /// There is none, or it does not load.
+    pub fn injection(&self, error_type: &str) -> Result<(InjectionPlugin, PluginIdentity)> {
+        let entry = self.serving(PluginKind::Injection, error_type)?;
+        match self.load(entry)? {
+            Plugin::Injection(plugin) => Ok((plugin, PluginIdentity::of(entry))),
+            _ => Err(absent(PluginKind::Injection, error_type)),
+        }
+    }
+
+    /// The guard called `id`, if it is installed.
+    ///
+    /// # Errors
+    /// It does not load.
+    pub fn guard(&self, id: &str) -> Result<Option<(GuardPlugin, PluginIdentity)>> {
+        let Some(entry) = self.registry.get(id).filter(|entry| entry.kind() == PluginKind::Guard) else {
+            return Ok(None);
+        };
+        match self.load(entry)? {
+            Plugin::Guard(plugin) => Ok(Some((plugin, PluginIdentity::of(entry)))),
+            _ => Ok(None),
+        }
+    }
+
+    /// What all plugin calls so far cost together.
+    pub fn totals(&self) -> CallStats {
+        let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        loaded.values().fold(CallStats::default(), |mut sum, plugin| {
+            sum += plugin.totals();
+            sum
+        })
+    }
+
+    /// The plugin of `kind` whose manifest lists `name` among its types, or else the one with the longest fitting prefix,
+    /// or else the one called so.
+    fn serving(&self, kind: PluginKind, name: &str) -> Result<&Entry> {
+        let of_kind = || self.registry.entries().filter(|entry| entry.kind() == kind);
+        let exact = of_kind().find(|entry| entry.manifest().types.iter().any(|served| served == name));
+        let by_prefix = of_kind()
+            .filter_map(|entry| {
+                let fitting = entry.manifest().prefixes.iter().filter(|prefix| name.starts_with(prefix.as_str()));
+                Some((fitting.map(String::len).max()?, entry))
+            })
+            .max_by_key(|(length, _)| *length)
+            .map(|(_, entry)| entry);
+        exact.or(by_prefix).or_else(|| of_kind().find(|entry| entry.id() == name)).ok_or_else(|| absent(kind, name))
+    }
+
+    fn load(&self, entry: &Entry) -> Result<Plugin> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(plugin) = loaded.get(entry.id()) {
+            return Ok(plugin.clone());
+        }
+        let plugin = self.engine.load(entry)?;
+        loaded.insert(entry.id().into(), plugin.clone());
+        Ok(plugin)
+    }
+}
+
+fn absent(kind: PluginKind, name: &str) -> Error {
+    let what = match kind {
+        PluginKind::Edit => format!("edit type `{name}`"),
+        PluginKind::Injection => format!("error type `{name}`"),
+        PluginKind::Guard => format!("guard `{name}`"),
+    };
+    let hint = "name the folder that holds it with --plugins; `packhost plugin list` shows what is there".into();
+    Error::PluginAbsent { what, hint }
+}
