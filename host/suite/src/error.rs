@@ -68,6 +68,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// A stable word for logs, events and retry rules.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Io { .. } | Self::RunExists { .. } | Self::RunIsBusy { .. } | Self::NothingToResume { .. } => "io",
+            Self::Manifest { .. } | Self::Suites { .. } | Self::TunedParams { .. } | Self::Preset { .. } => "config",
+            Self::UnknownSuite { .. } | Self::UnknownScenario { .. } | Self::EmptySuite { .. } => "config",
+            Self::ScenarioSetting { .. } | Self::EditSpec { .. } | Self::PlanChanged { .. } => "config",
+            Self::ModelAbsent { .. } | Self::ModelCollision { .. } | Self::Model(_) => "model",
+            Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
+            Self::NothingSelected { .. } | Self::NothingChanged { .. } => "no_change",
+            Self::Journal { .. } => "journal",
+            Self::Infeasible { .. } => "memory",
+            Self::Interrupted => "interrupted",
+            Self::TasksFailed { .. } => "tasks",
+            Self::Tensor(_) => "tensor",
+            Self::Measure(_) => "measure",
+            Self::Pack(_) => "pack",
+        }
+    }
+
     /// A failed file operation; `action` fits "failed to {action} {path}".
     pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }

@@ -81,13 +81,20 @@ impl Board {
     }
 }
 
-/// The next task to start: the ready one of highest priority, the earliest created among equals, among those whose
-/// estimated bytes fit beside the running ones. A task too large for the budget runs alone.
-pub fn next(graph: &Graph, board: &Board, budget: u64, bytes: impl Fn(TaskIndex) -> u64) -> Option<TaskIndex> {
+/// The next task to start: the ready one of highest priority, the earliest created among equals, among those that are
+/// `allowed` and whose estimated bytes fit beside the running ones. A task too large for the budget runs alone.
+pub fn next(
+    graph: &Graph,
+    board: &Board,
+    budget: u64,
+    bytes: impl Fn(TaskIndex) -> u64,
+    allowed: impl Fn(TaskIndex) -> bool,
+) -> Option<TaskIndex> {
     let in_state = |wanted| (0..graph.tasks.len()).filter(move |&task| board.state(task) == wanted);
     let used: u64 = in_state(State::Running).map(&bytes).sum();
     let idle = in_state(State::Running).next().is_none();
     in_state(State::Ready)
+        .filter(|&task| allowed(task))
         .filter(|&task| idle || used.saturating_add(bytes(task)) <= budget)
         .max_by_key(|&task| (graph.tasks[task].priority, std::cmp::Reverse(task)))
 }
@@ -108,7 +115,7 @@ mod tests {
         let (mut running, mut order) = (Vec::new(), Vec::new());
         loop {
             while running.len() < workers {
-                let Some(task) = next(graph, &board, budget, |_| 1) else { break };
+                let Some(task) = next(graph, &board, budget, |_| 1, |_| true) else { break };
                 board.set(graph, task, State::Running);
                 running.push(task);
                 order.push(task);
@@ -157,12 +164,12 @@ mod tests {
     fn memory_limits_how_many_run_and_a_giant_runs_alone() {
         let graph = graph();
         let mut board = Board::new(&graph, |_| false);
-        let first = next(&graph, &board, 0, |_| u64::MAX).expect("runs alone");
+        let first = next(&graph, &board, 0, |_| u64::MAX, |_| true).expect("runs alone");
         board.set(&graph, first, State::Completed);
-        let second = next(&graph, &board, 10, |_| 6).expect("fits");
+        let second = next(&graph, &board, 10, |_| 6, |_| true).expect("fits");
         board.set(&graph, second, State::Running);
-        assert_eq!(next(&graph, &board, 10, |_| 6), None);
-        assert!(next(&graph, &board, 12, |_| 6).is_some());
+        assert_eq!(next(&graph, &board, 10, |_| 6, |_| true), None);
+        assert!(next(&graph, &board, 12, |_| 6, |_| true).is_some());
     }
 
     #[test]
