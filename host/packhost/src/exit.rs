@@ -76,3 +76,85 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 }
+
+impl Failure {
+    /// The failure behind an error of the libraries: "failed to ..." and, where there is something to do, a hint.
+    pub fn from_suite(error: SuiteError) -> Self {
+        let exit = Exit::of(&error);
+        let hint = match &error {
+            SuiteError::Plugin(error) => error.hint(),
+            _ => None,
+        };
+        let mut message = match &error {
+            SuiteError::Interrupted | SuiteError::Measure(_) | SuiteError::Plugin(_) | SuiteError::Pack(_) => {
+                error.to_string()
+            }
+            _ => format!("failed to {error}"),
+        };
+        if let Some(hint) = hint {
+            message += &format!("\nhint: {hint}");
+        }
+        Self { exit, message }
+    }
+}
+
+impl From<SuiteError> for Failure {
+    fn from(error: SuiteError) -> Self {
+        Self::from_suite(error)
+    }
+}
+
+impl From<packhost_model::Error> for Failure {
+    fn from(error: packhost_model::Error) -> Self {
+        Self::from_suite(error.into())
+    }
+}
+
+impl From<packhost_measure::Error> for Failure {
+    fn from(error: packhost_measure::Error) -> Self {
+        Self::from_suite(error.into())
+    }
+}
+
+impl From<packhost_plugin::Error> for Failure {
+    fn from(error: packhost_plugin::Error) -> Self {
+        Self::from_suite(error.into())
+    }
+}
+
+impl From<packhost_pack::Error> for Failure {
+    fn from(error: packhost_pack::Error) -> Self {
+        Self::from_suite(error.into())
+    }
+}
+
+impl Exit {
+    /// The code of an error. No wildcard where it matters: a new kind of error must choose.
+    fn of(error: &SuiteError) -> Self {
+        match error {
+            SuiteError::Io { source, .. } => Self::of_io(source),
+            SuiteError::Manifest { .. } | SuiteError::Suites { .. } | SuiteError::TunedParams { .. } => Self::Format,
+            SuiteError::Preset { .. } | SuiteError::Journal { .. } => Self::Format,
+            SuiteError::UnknownSuite { .. } | SuiteError::UnknownScenario { .. } | SuiteError::EmptySuite { .. } => {
+                Self::Usage
+            }
+            SuiteError::DatasetKind { .. } | SuiteError::ModelCollision { .. } | SuiteError::PlanChanged { .. } => {
+                Self::Usage
+            }
+            SuiteError::ScenarioSetting { .. } | SuiteError::EditSpec { .. } => Self::Parameter,
+            SuiteError::NothingSelected { .. } | SuiteError::NothingChanged { .. } => Self::Parameter,
+            SuiteError::ModelAbsent { .. } | SuiteError::NothingToResume { .. } => Self::Missing,
+            SuiteError::RunExists { .. } | SuiteError::RunIsBusy { .. } => Self::Output,
+            SuiteError::PluginAbsent { .. } => Self::PluginRefused,
+            SuiteError::EndlessRounds { .. } | SuiteError::GuardAnswer { .. } => Self::PluginFailed,
+            SuiteError::BaselineFails { .. } | SuiteError::Tensor(_) => Self::Format,
+            SuiteError::Infeasible { .. } => Self::Infeasible,
+            SuiteError::Interrupted => Self::Interrupted,
+            SuiteError::TasksFailed { .. } => Self::TasksFailed,
+            SuiteError::Model(error) => Self::of_model(error),
+            SuiteError::Measure(error) => Self::of_measure(error),
+            SuiteError::Plugin(error) => Self::of_plugin(error),
+            SuiteError::Pack(error) => Self::of_pack(error),
+        }
+    }
+}

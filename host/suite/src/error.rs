@@ -31,8 +31,8 @@ pub enum Error {
     ModelAbsent { model: String, path: PathBuf },
     #[error("use models `{first}` and `{second}` in one run: both are called `{folder}` as a folder")]
     ModelCollision { first: String, second: String, folder: String },
-    #[error("find a plugin for {what}; {hint}")]
-    PluginAbsent { what: String, hint: String },
+    #[error("find a plugin for {what}; name the folder that holds it with --plugins")]
+    PluginAbsent { what: String },
     #[error("apply edit `{edit}`: scope `{scope}` selects no tensor of this model")]
     NothingSelected { edit: String, scope: String },
     #[error("apply scenario `{scenario}`: it changed no tensor, so nothing would be tested")]

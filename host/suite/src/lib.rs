@@ -4,6 +4,7 @@
 //! `run` carries out. This crate is the only one that knows both plugins and models: it lends a checkpoint's tensors to a
 //! plugin and turns what comes back into an overlay. It prints nothing; what happens is told through [`events`].
 
+mod convert;
 pub mod events;
 pub mod graph;
 pub mod journal;
@@ -11,7 +12,13 @@ pub mod rundir;
 pub mod scenarios;
 pub mod select;
 pub mod spec;
+pub mod subject;
 pub mod suites;
+pub mod toolbox;
+
+mod run {
+    pub mod driver;
+}
 
 mod error;
 

@@ -54,7 +54,7 @@ impl Toolbox {
             Lock::load(&dir.join(LOCK_FILE))?.check(&registry)?;
         }
         Ok(Self {
-            device: Cpu::new(threads),
+            device: Cpu::new(threads)?,
             registry,
             engine: Engine::new(options)?,
             loaded: Mutex::new(BTreeMap::new()),
@@ -71,10 +71,10 @@ impl Toolbox {
     /// # Errors
     /// There is none, or it does not load.
     pub fn edit(&self, edit_type: &str) -> Result<(EditPlugin, PluginIdentity)> {
-        let entry = self.serving(PluginKind::Edit, edit_type)?;
+        let entry = self.registry.serving(PluginKind::Edit, edit_type)?;
         match self.load(entry)? {
             Plugin::Edit(plugin) => Ok((plugin, PluginIdentity::of(entry))),
-            _ => Err(absent(PluginKind::Edit, edit_type)),
+            _ => Err(Error::PluginAbsent { what: format!("edit type `{edit_type}`") }),
         }
     }
 
@@ -83,10 +83,10 @@ impl Toolbox {
     /// # Errors
     /// There is none, or it does not load.
     pub fn injection(&self, error_type: &str) -> Result<(InjectionPlugin, PluginIdentity)> {
-        let entry = self.serving(PluginKind::Injection, error_type)?;
+        let entry = self.registry.serving(PluginKind::Injection, error_type)?;
         match self.load(entry)? {
             Plugin::Injection(plugin) => Ok((plugin, PluginIdentity::of(entry))),
-            _ => Err(absent(PluginKind::Injection, error_type)),
+            _ => Err(Error::PluginAbsent { what: format!("error type `{error_type}`") }),
         }
     }
 
@@ -113,21 +113,6 @@ impl Toolbox {
         })
     }
 
-    /// The plugin of `kind` whose manifest lists `name` among its types, or else the one with the longest fitting prefix,
-    /// or else the one called so.
-    fn serving(&self, kind: PluginKind, name: &str) -> Result<&Entry> {
-        let of_kind = || self.registry.entries().filter(|entry| entry.kind() == kind);
-        let exact = of_kind().find(|entry| entry.manifest().types.iter().any(|served| served == name));
-        let by_prefix = of_kind()
-            .filter_map(|entry| {
-                let fitting = entry.manifest().prefixes.iter().filter(|prefix| name.starts_with(prefix.as_str()));
-                Some((fitting.map(String::len).max()?, entry))
-            })
-            .max_by_key(|(length, _)| *length)
-            .map(|(_, entry)| entry);
-        exact.or(by_prefix).or_else(|| of_kind().find(|entry| entry.id() == name)).ok_or_else(|| absent(kind, name))
-    }
-
     fn load(&self, entry: &Entry) -> Result<Plugin> {
         let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(plugin) = loaded.get(entry.id()) {
@@ -137,14 +122,4 @@ impl Toolbox {
         loaded.insert(entry.id().into(), plugin.clone());
         Ok(plugin)
     }
-}
-
-fn absent(kind: PluginKind, name: &str) -> Error {
-    let what = match kind {
-        PluginKind::Edit => format!("edit type `{name}`"),
-        PluginKind::Injection => format!("error type `{name}`"),
-        PluginKind::Guard => format!("guard `{name}`"),
-    };
-    let hint = "name the folder that holds it with --plugins; `packhost plugin list` shows what is there".into();
-    Error::PluginAbsent { what, hint }
 }
