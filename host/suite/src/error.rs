@@ -51,10 +51,18 @@ pub enum Error {
     Preset { path: PathBuf, message: String },
     #[error("fit the run into memory: {needed} bytes are needed and {available} are there")]
     Infeasible { needed: u64, available: u64 },
+    #[error("get a verdict from guard `{guard}`: it asked for more {rounds} times and never decided")]
+    EndlessRounds { guard: String, rounds: usize },
+    #[error("read the answer of guard `{guard}`: {message}")]
+    GuardAnswer { guard: String, message: String },
+    #[error("run the baseline `{model}`: {message}")]
+    BaselineFails { model: String, message: String },
     #[error("interrupted; the run can be resumed")]
     Interrupted,
-    #[error("{failed} task(s) failed and {blocked} could not run; see {}; repair the cause and use --resume", log.display())]
-    TasksFailed { failed: usize, blocked: usize, log: PathBuf },
+    #[error("use a data set of kind `{kind}`; there are local_jsonl and text")]
+    DatasetKind { kind: String },
+    #[error("finish the run: tasks failed: {failed}, could not run: {blocked}; the first said: {first}; logs are in {}; repair the cause and use --resume", log.display())]
+    TasksFailed { failed: usize, blocked: usize, log: PathBuf, first: Box<Error> },
     #[error(transparent)]
     Tensor(#[from] packhost_tensor::Error),
     #[error(transparent)]
@@ -77,11 +85,14 @@ impl Error {
             Self::ScenarioSetting { .. } | Self::EditSpec { .. } | Self::PlanChanged { .. } => "config",
             Self::ModelAbsent { .. } | Self::ModelCollision { .. } | Self::Model(_) => "model",
             Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
+            Self::EndlessRounds { .. } | Self::GuardAnswer { .. } => "guard",
+            Self::BaselineFails { .. } => "baseline",
             Self::NothingSelected { .. } | Self::NothingChanged { .. } => "no_change",
             Self::Journal { .. } => "journal",
             Self::Infeasible { .. } => "memory",
             Self::Interrupted => "interrupted",
             Self::TasksFailed { .. } => "tasks",
+            Self::DatasetKind { .. } => "config",
             Self::Tensor(_) => "tensor",
             Self::Measure(_) => "measure",
             Self::Pack(_) => "pack",

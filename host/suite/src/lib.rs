@@ -5,9 +5,12 @@
 //! plugin and turns what comes back into an overlay. It prints nothing; what happens is told through [`events`].
 
 mod convert;
+pub mod evaluate;
 pub mod events;
 pub mod graph;
+pub mod guards;
 pub mod journal;
+pub mod run;
 pub mod rundir;
 pub mod scenarios;
 pub mod select;
@@ -15,10 +18,6 @@ pub mod spec;
 pub mod subject;
 pub mod suites;
 pub mod toolbox;
-
-mod run {
-    pub mod driver;
-}
 
 mod error;
 

@@ -66,6 +66,11 @@ impl Toolbox {
         &self.registry
     }
 
+    /// Every plugin that was found, sorted by id.
+    pub fn identities(&self) -> Vec<PluginIdentity> {
+        self.registry.entries().map(PluginIdentity::of).collect()
+    }
+
     /// The edit that serves `edit_type`.
     ///
     /// # Errors

@@ -1,0 +1,153 @@
+//! One model of a run: its checkpoint, loaded once, and what its tasks share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use packhost_measure::report::{ModelIdentity, run_id};
+use packhost_measure::tiers::Policies;
+use packhost_model::{Checkpoint, Tokenizer};
+use packhost_plugin::ModelInfo;
+
+use super::request::ModelRequest;
+use crate::convert::model_info;
+use crate::evaluate::MeasuredBaseline;
+use crate::subject::Subject;
+use crate::{Error, Result};
+
+/// The opened model.
+pub struct Opened {
+    pub checkpoint: Arc<Checkpoint>,
+    pub tokenizer: Tokenizer,
+    pub info: ModelInfo,
+}
+
+/// A model and what its tasks share in memory. All of it can be made again: after a resume each part is remade when a task
+/// first asks for it.
+pub struct ModelState {
+    pub request: ModelRequest,
+    opened: Lazy<Opened>,
+    baselines: Mutex<BTreeMap<u64, Arc<Lazy<MeasuredBaseline>>>>,
+    subjects: Mutex<BTreeMap<usize, Arc<Subject>>>,
+    policies: Lazy<Policies>,
+}
+
+impl ModelState {
+    pub fn new(request: ModelRequest) -> Self {
+        Self {
+            request,
+            opened: Lazy::default(),
+            baselines: Mutex::default(),
+            subjects: Mutex::default(),
+            policies: Lazy::default(),
+        }
+    }
+
+    /// The checkpoint and its tokenizer, opened when first asked for.
+    ///
+    /// # Errors
+    /// The checkpoint is absent or broken, its architecture is not served, or it has no tokenizer.
+    pub fn open(&self) -> Result<&Opened> {
+        self.opened.get_or_try(|| {
+            let dir = &self.request.dir;
+            if !dir.is_dir() {
+                return Err(Error::ModelAbsent { model: self.request.id.clone(), path: dir.clone() });
+            }
+            let checkpoint = Checkpoint::open(dir)?;
+            checkpoint.config().served()?;
+            let tokenizer = Tokenizer::open(dir)?;
+            let info = model_info(&*checkpoint);
+            Ok(Opened { checkpoint, tokenizer, info })
+        })
+    }
+
+    /// Policies under which this model's subjects are judged.
+    ///
+    /// # Errors
+    /// Whatever `make` says when it is called.
+    pub fn policies(&self, make: impl FnOnce() -> Result<Policies>) -> Result<&Policies> {
+        self.policies.get_or_try(make)
+    }
+
+    /// Runs `then` with the baseline's measurements for `seed`, made by `make` when first asked for. Tasks that ask for one
+    /// that is being made wait for it instead of making it twice.
+    ///
+    /// # Errors
+    /// Whatever `make` or `then` says.
+    pub fn with_baseline<T>(
+        &self,
+        seed: u64,
+        make: impl FnOnce() -> Result<MeasuredBaseline>,
+        then: impl FnOnce(&MeasuredBaseline) -> Result<T>,
+    ) -> Result<T> {
+        let slot = Arc::clone(lock(&self.baselines).entry(seed).or_default());
+        then(slot.get_or_try(make)?)
+    }
+
+    /// The subject of `scenario`, if it is in memory.
+    pub fn subject(&self, scenario: usize) -> Option<Arc<Subject>> {
+        lock(&self.subjects).get(&scenario).cloned()
+    }
+
+    /// Keeps a subject for its evaluations.
+    pub fn keep_subject(&self, scenario: usize, subject: Subject) -> Arc<Subject> {
+        let subject = Arc::new(subject);
+        lock(&self.subjects).insert(scenario, Arc::clone(&subject));
+        subject
+    }
+
+    /// Drops a subject.
+    pub fn drop_subject(&self, scenario: usize) {
+        lock(&self.subjects).remove(&scenario);
+    }
+
+    /// Who this model is in a report. `what` tells runs of it apart.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn identity(&self, what: &str, seed: u64) -> Result<ModelIdentity> {
+        let opened = self.open()?;
+        let model_id = if what == "baseline" { self.request.id.clone() } else { format!("{}#{what}", self.request.id) };
+        Ok(ModelIdentity {
+            run_id: run_id(&[&self.request.id, what, &seed.to_string()]),
+            model_id,
+            revision: self.request.revision.clone().unwrap_or_default(),
+            family: opened.checkpoint.config().architecture_name.clone(),
+            tokenizer_digest: opened.tokenizer.digest().into(),
+            vocab_size: opened.tokenizer.vocab_size(),
+        })
+    }
+}
+
+/// Nobody panics while holding these locks without leaving whole values behind.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A value made when first asked for, by a function that may fail. (`OnceLock::get_or_try_init` is not stable yet.)
+struct Lazy<T> {
+    value: OnceLock<T>,
+    /// Held while the value is made, so that it is made once.
+    turn: Mutex<()>,
+}
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self { value: OnceLock::new(), turn: Mutex::new(()) }
+    }
+}
+
+impl<T> Lazy<T> {
+    fn get_or_try(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+        if let Some(value) = self.value.get() {
+            return Ok(value);
+        }
+        let _turn = lock(&self.turn);
+        match self.value.get() {
+            Some(value) => Ok(value),
+            None => {
+                let value = make()?;
+                Ok(self.value.get_or_init(|| value))
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The last task: gathering what a run wrote and sealing it as an evidence pack.
+//!
+//! Beside the format's own files the pack holds, under `metadata/packhost/`, everything from which the verdict can be
+//! derived again: the measurement tables, the presets, the guard components by digest, and the lock file.
+
+use std::collections::BTreeMap;
+
+use packhost_pack::keys::{self, SigningKey};
+use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
+use packhost_pack::seal::{self, Entry, RunInfo, SealRequest};
+use packhost_plugin::Lock;
+use serde_json::{Value, json};
+
+use super::driver::Done;
+use super::paths;
+use super::work::Work;
+use crate::Result;
+use crate::graph::TaskKind;
+use crate::scenarios::Generation;
+use crate::toolbox::LOCK_FILE;
+
+/// Folder of our own files in a pack.
+const OWN: &str = "metadata/packhost";
+
+/// Seals the pack of a run.
+pub fn seal(work: &Work<'_>) -> Result<Done> {
+    let request = &work.request.pack;
+    let out = request.dir.clone().unwrap_or_else(|| work.dir.path("evidence_pack"));
+    let key = signing_key(work)?;
+    let verdict = work.judge()?;
+    let table = serde_json::to_value(&work.request.manifest).unwrap_or_default();
+    let models = work.models.iter().map(|model| seal::Model {
+        id: model.request.id.clone(),
+        revision: model.request.revision.clone().unwrap_or_default(),
+    });
+    let run = RunInfo {
+        suite: work.request.suite.clone(),
+        online: false,
+        determinism: "strict".into(),
+        repeats: 0,
+        determinism_repeats: Value::Null,
+        run_dir: ".".into(),
+        scenario_ids: scenario_filter(work),
+        dataset_kind: work.request.dataset.kind.clone(),
+        models: models.collect(),
+    };
+    let runtime = Runtime {
+        image_ref: request.image_ref.clone(),
+        image_digest: request.image_digest.clone(),
+        generated_at: work.began.clone(),
+        third_party_plugins: true,
+        context: None,
+    };
+    let sealed = seal::seal(&SealRequest {
+        out: &out,
+        key: key.as_ref(),
+        entries: entries(work)?,
+        verdict: &verdict,
+        scenarios: Some(&table),
+        run: &run,
+        source_repo: &source_repo(&std::env::current_dir().unwrap_or_default(), &source_hints())?,
+        environment: &environment(&work.began, &Gpus::default()),
+        runtime: Some(&runtime),
+        generated_at: &work.began,
+        profile: pack_profile(request.profile),
+        assurance: request.assurance,
+        readme: None,
+        require_pass: request.require_pass,
+        release_review: false,
+    })?;
+    let signer = sealed.signer_fingerprint.as_deref().unwrap_or("nobody");
+    let warnings: String = sealed.warnings.iter().map(|warning| format!("; warning: {}", warning.message)).collect();
+    let summary =
+        format!("sealed {} files in {}, signed by {signer}{warnings}", sealed.files, sealed.pack.display());
+    Ok(Done { summary, outputs: BTreeMap::new() })
+}
+
+/// The reports are verified in the pack at the same profile that they were made with.
+fn pack_profile(profile: packhost_measure::tiers::Profile) -> packhost_pack::report_rules::Profile {
+    use packhost_measure::tiers::Profile as Made;
+    use packhost_pack::report_rules::Profile as Verified;
+    match profile {
+        Made::Dev | Made::CiCpu => Verified::Dev,
+        Made::Ci => Verified::Ci,
+        Made::Release => Verified::Release,
+    }
+}
+
+/// The key that was given, or a throw-away one: good for integrity, useless for origin. It is kept in the run directory,
+/// so that a resumed run signs with the same one.
+fn signing_key(work: &Work<'_>) -> Result<Option<SigningKey>> {
+    let request = &work.request.pack;
+    if !request.sign {
+        return Ok(None);
+    }
+    let path = match &request.key {
+        Some(path) => path.clone(),
+        None => {
+            let path = work.dir.path("state/throwaway.key.pem");
+            if !path.is_file() {
+                keys::generate(&path, None)?;
+            }
+            path
+        }
+    };
+    Ok(Some(keys::load_signing(&path)?))
+}
+
+fn scenario_filter(work: &Work<'_>) -> Vec<String> {
+    let filter = work.request.manifest.meta.get("scenario_ids_filter").and_then(Value::as_array);
+    filter.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+}
+
+/// What the environment says about the source (`INVARLOCK_SOURCE_*`), where there is no checkout.
+fn source_hints() -> SourceHints {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let overrides = ["commit", "uri", "branch", "describe", "dirty"].into_iter().filter_map(|key| {
+        let value = variable(&format!("INVARLOCK_SOURCE_{}", key.to_uppercase()))?;
+        Some((format!("source_{key}"), value))
+    });
+    SourceHints { marker: variable("INVARLOCK_SOURCE_REPO_MARKER").map(Into::into), overrides: overrides.collect() }
+}
+
+/// Everything of the run that goes into the pack.
+fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for task in &work.graph.tasks {
+        let TaskKind::Evaluate { scenario, run, .. } = task.kind else { continue };
+        let (model, scenario) = (&work.models[task.model.unwrap_or_default()].request.folder, work.scenario(scenario));
+        let (from, to) = (paths::report_dir(model, scenario, run), paths::packed_report_dir(model, scenario, run));
+        let metadata = match scenario.generation {
+            Generation::Edit { .. } => "edit_metadata.json",
+            Generation::Error { .. } => "error_metadata.json",
+        };
+        let table = paths::subject_table(model, &scenario.id, run);
+        let files = [
+            (format!("{from}/evaluation.report.json"), format!("{to}/evaluation.report.json")),
+            (format!("{from}/{metadata}"), format!("{to}/{metadata}")),
+            (table.clone(), format!("{OWN}/tables/{}", table.replacen("/tables", "", 1))),
+        ];
+        // A scenario that its tuned entry skips has none of them.
+        entries.extend(files.into_iter().filter(|(from, _)| work.dir.path(from).is_file()).map(|(from, to)| {
+            Entry::file(to, work.dir.path(&from))
+        }));
+    }
+    entries.extend(model_entries(work)?);
+    entries.extend(plugin_entries(work)?);
+    let revisions: serde_json::Map<String, Value> =
+        work.models.iter().map(|m| (m.request.id.clone(), json!({"revision": m.request.revision}))).collect();
+    let list: Vec<&str> = work.models.iter().map(|model| model.request.id.as_str()).collect();
+    let revisions = json!({"model_list": list, "models": revisions});
+    entries.push(Entry::bytes("metadata/model_revisions.json", packhost_pack::canonical::to_pretty(&revisions)));
+    let tuned = "state/tuned_edit_params.json";
+    if work.dir.path(tuned).is_file() {
+        entries.push(Entry::file("metadata/tuned_edit_params.json", work.dir.path(tuned)));
+    }
+    Ok(entries)
+}
+
+/// Per model: profile, preset, and the baseline's tables.
+fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for (index, model) in work.models.iter().enumerate() {
+        let folder = &model.request.folder;
+        entries.push(Entry::file(format!("{OWN}/models/{folder}.json"), work.dir.path(&paths::profile(folder))));
+        if let Some(preset) = work.preset_text(model)? {
+            entries.push(Entry::bytes(format!("{OWN}/{}", paths::preset(folder)), preset));
+        }
+        let of_model = work.graph.tasks.iter().filter(|task| task.model == Some(index));
+        for seed in of_model.filter_map(|task| match task.kind {
+            TaskKind::CalibrationRun { seed, .. } | TaskKind::BaselineReport { seed } => Some(seed),
+            _ => None,
+        }) {
+            let path = paths::baseline_table(folder, seed);
+            let to = format!("{OWN}/tables/{}", path.replacen("/tables", "", 1));
+            entries.push(Entry::file(to, work.dir.path(&path)));
+        }
+    }
+    Ok(entries)
+}
+
+/// The components that judged, by digest, and the lock of every installed plugin.
+fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
+    let registry = work.toolbox.registry();
+    let lock = Lock::of(registry, LOCK_FILE).to_toml()?;
+    let mut entries = vec![Entry::bytes(format!("{OWN}/{LOCK_FILE}"), lock)];
+    for identity in work.guards.identities() {
+        if let Some(entry) = registry.get(&identity.id) {
+            entries.push(Entry::file(format!("{OWN}/components/{}.wasm", identity.sha256), entry.component()));
+        }
+    }
+    Ok(entries)
+}

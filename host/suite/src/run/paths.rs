@@ -1,0 +1,78 @@
+//! Where the files of a run lie, relative to its directory. One function per kind, so that writers and readers agree.
+
+use crate::scenarios::{Generation, Scenario};
+
+/// Facts about a model, its shards' digests among them.
+pub fn profile(model: &str) -> String {
+    format!("{model}/profile.json")
+}
+
+/// Measurements of the unedited model on the windows of `seed`.
+pub fn baseline_table(model: &str, seed: u64) -> String {
+    format!("{model}/tables/baseline/seed_{seed}.json")
+}
+
+/// Measurements of a subject.
+pub fn subject_table(model: &str, scenario: &str, run: u32) -> String {
+    format!("{model}/tables/{scenario}/run_{run}.json")
+}
+
+/// What one calibration run found.
+pub fn calibration(model: &str, run: u32) -> String {
+    format!("{model}/reports/calibration/run_{run}/report.json")
+}
+
+/// Intermediate figures of preset derivation.
+pub fn calibration_statistics(model: &str) -> String {
+    format!("{model}/reports/calibration/calibration_stats.json")
+}
+
+/// The preset.
+pub fn preset(model: &str) -> String {
+    format!("presets/calibrated_preset_{model}.json")
+}
+
+/// The preset's variant for one edit type.
+pub fn preset_variant(model: &str, edit_type: &str) -> String {
+    format!("presets/calibrated_preset_{model}__{edit_type}.json")
+}
+
+/// A subject's folder below `<model>/`.
+pub fn subject(model: &str, scenario: &Scenario) -> String {
+    match scenario.generation {
+        Generation::Edit { .. } => format!("{model}/models/{}", scenario.id),
+        Generation::Error { .. } => format!("{model}/models/error_{}", scenario.id),
+    }
+}
+
+/// What the plugin said about a subject.
+pub fn metadata(model: &str, scenario: &Scenario) -> String {
+    format!("{model}/subjects/{}.json", scenario.id)
+}
+
+/// Folder of an evaluation's report.
+pub fn report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
+    let lane = match scenario.generation {
+        Generation::Edit { .. } => "",
+        Generation::Error { .. } => "errors/",
+    };
+    format!("{model}/reports/{lane}{}/run_{run}", scenario.id)
+}
+
+/// The same folder in a pack.
+pub fn packed_report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
+    let in_run = report_dir(model, scenario, run);
+    format!("reports/{model}/{}", in_run.trim_start_matches(&format!("{model}/reports/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::scenario;
+
+    #[test]
+    fn packs_move_reports_to_the_front() {
+        assert_eq!(packed_report_dir("m", &scenario("e", "clean"), 2), "reports/m/e/run_2");
+        assert_eq!(packed_report_dir("m", &scenario("f", "error_injection"), 1), "reports/m/errors/f/run_1");
+    }
+}
