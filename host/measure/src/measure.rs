@@ -54,7 +54,7 @@ pub struct Baseline<'a> {
 
 /// Runs a guard's own statistic on a tensor.
 pub type Probe<'a> =
-    dyn Fn(&Request, &TensorMeta, &Tensor) -> std::result::Result<Vec<f64>, String> + 'a;
+    dyn Fn(&Request, &TensorMeta, &Tensor) -> std::result::Result<Vec<f64>, String> + Sync + 'a;
 
 /// What to measure of which model.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
-use packhost_measure::measure::{Baseline, MeasureRequest, Measured, Request, measure};
+use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure};
 use packhost_measure::report::{self, EditIdentity, Judged, ModelIdentity, ReportInputs, StructuralFailure};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};

@@ -1,6 +1,6 @@
 //! The guards of a run: what they want measured, and how they judge it.
 
-use packhost_measure::measure::Request;
+use packhost_measure::Request;
 use packhost_measure::report::{Finding, Judged, Status};
 use packhost_measure::table::{Table, Value as Measured};
 use packhost_measure::tiers::{MetricOptions, Policies};

@@ -7,6 +7,7 @@ mod checks;
 mod components;
 mod process;
 mod tasks;
+mod toolchain;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
