@@ -42,7 +42,12 @@ impl Guard for PrimaryMetric {
             .into_iter()
             .flat_map(|arm| quantities.map(|quantity| Request::new(quantity, arm)))
             .collect();
-        requests.extend(DIVERGENCE.map(|quantity| Request::new(quantity, "final")));
+        let scopes = ["final", "model"];
+        requests.extend(
+            scopes
+                .into_iter()
+                .flat_map(|scope| DIVERGENCE.map(|quantity| Request::new(quantity, scope))),
+        );
         Ok(requests)
     }
 
@@ -104,18 +109,21 @@ impl Guard for PrimaryMetric {
 
 export_guard!(PrimaryMetric);
 
-/// Figures about every scored token of the final arm, reported beside the metric and not gated.
+/// Figures about every scored token, of the final arm and of both (`model`), reported beside the metric and not gated.
 const DIVERGENCE: [&str; 5] = ["kl.mean", "kl.median", "kl.p99", "kl.max", "same_top.share"];
 
 /// The divergence figures that the subject's table has; a baseline judged against itself has none.
 fn divergence(subject: &Table) -> Json {
-    let rows = DIVERGENCE
-        .iter()
-        .filter_map(|quantity| match subject.get("final", quantity) {
-            Some(Value::Number(value)) => Some(((*quantity).to_owned(), number(*value))),
-            _ => None,
-        });
-    Json::Object(rows.collect())
+    let of = |scope: &str| {
+        let rows = DIVERGENCE
+            .iter()
+            .filter_map(|quantity| match subject.get(scope, quantity) {
+                Some(Value::Number(value)) => Some(((*quantity).to_owned(), number(*value))),
+                _ => None,
+            });
+        Json::Object(rows.collect())
+    };
+    json!({"final": of("final"), "all_scored_tokens": of("model")})
 }
 
 /// JSON has no word for NaN and infinities: they become null, and `degraded_reason` says why.

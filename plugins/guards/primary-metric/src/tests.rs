@@ -460,5 +460,5 @@ fn policies_are_checked() {
         assert!(error.message().contains(reason), "{error}");
     }
     let requests = PrimaryMetric::plan(&Policy::default(), &model).unwrap();
-    assert_eq!(requests.len(), 11);
+    assert_eq!(requests.len(), 16);
 }
