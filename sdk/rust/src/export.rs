@@ -1,9 +1,16 @@
-//! The export macros, one per world. In a native build they expand to nothing.
+//! The export macros, one per world. In a native build they only mark the plugin as used.
 
 /// Makes the crate an edit component whose behaviour is the given [`Edit`](crate::Edit).
 #[macro_export]
 macro_rules! export_edit {
     ($plugin:ty) => {
+        /// A native build has no host to export to; the test bench calls the plugin.
+        #[cfg(not(target_arch = "wasm32"))]
+        #[allow(dead_code, reason = "it marks the plugin as used")]
+        const _: fn() = || {
+            let _ = $crate::bench::edit::<$plugin>;
+        };
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::wasm::bindings::edit::exports::packhost::plugin::edit as world;
@@ -35,6 +42,13 @@ macro_rules! export_edit {
 #[macro_export]
 macro_rules! export_injection {
     ($plugin:ty) => {
+        /// A native build has no host to export to; the test bench calls the plugin.
+        #[cfg(not(target_arch = "wasm32"))]
+        #[allow(dead_code, reason = "it marks the plugin as used")]
+        const _: fn() = || {
+            let _ = $crate::bench::inject::<$plugin>;
+        };
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::wasm::bindings::injection::exports::packhost::plugin::injection as world;
@@ -60,6 +74,13 @@ macro_rules! export_injection {
 #[macro_export]
 macro_rules! export_guard {
     ($plugin:ty) => {
+        /// A native build has no host to export to; the test bench calls the plugin.
+        #[cfg(not(target_arch = "wasm32"))]
+        #[allow(dead_code, reason = "it marks the plugin as used")]
+        const _: fn() = || {
+            let _ = $crate::bench::judge::<$plugin>;
+        };
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::wasm::bindings::guard::exports::packhost::plugin::guard as world;

@@ -466,8 +466,11 @@ struct Writer {
 }
 
 impl Writer {
-    /// Appends an operation.
+    /// Appends an operation. Exchanging a value with its duplicate is left out.
     fn push(&mut self, op: Op) -> Result<()> {
+        if op == Op::Swap && self.ops.last() == Some(&Op::Duplicate) {
+            return Ok(());
+        }
         if self.ops.len() == MAX_OPS {
             return Err(Failure::failed(format!(
                 "kernel program: more than {MAX_OPS} operations; compute a part into a tensor first"
