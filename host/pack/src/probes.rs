@@ -149,14 +149,14 @@ pub fn variance_signal_reasons(
     }
     match measured.ppl_no_ve.zip(measured.ppl_with_ve) {
         None => reasons.push("missing_ppl"),
-        Some((without, with)) if !(without - with >= limits.min_absolute) => {
+        Some((without, with)) if without - with < limits.min_absolute => {
             reasons.push("abs_gain_below_threshold")
         }
         Some(_) => {}
     }
     match measured.ab_gain {
         None => reasons.push("missing_rel_gain"),
-        Some(gain) if !(gain >= limits.min_relative) => reasons.push("rel_gain_below_threshold"),
+        Some(gain) if gain < limits.min_relative => reasons.push("rel_gain_below_threshold"),
         Some(_) => {}
     }
     if limits.require_enable && !measured.would_enable {

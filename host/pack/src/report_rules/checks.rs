@@ -134,6 +134,11 @@ fn ratio(facts: &Facts<'_>, faults: &mut Faults) {
     }
 }
 
+/// Whether two numbers differ by at most `tolerance`; false where either is no number.
+fn within(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance
+}
+
 /// Equal within `tolerance`, relative to the larger or absolute.
 fn close(a: f64, b: f64, tolerance: f64) -> bool {
     (a - b).abs() <= (tolerance * a.abs().max(b.abs())).max(tolerance)
@@ -148,8 +153,8 @@ fn display_interval(facts: &Facts<'_>, faults: &mut Faults) {
     };
     for (bound, log, shown) in [("lower", logs.0, display.0), ("upper", logs.1, display.1)] {
         let expected = log.exp();
-        // Not `>`: an overflow of the exponential must not pass.
-        if !((shown - expected).abs() <= 5e-4 * expected.abs().max(1.0)) {
+        // An exponential that overflows is no bound of a ratio.
+        if expected.is_infinite() || !within(shown, expected, 5e-4 * expected.abs().max(1.0)) {
             faults.mismatch(
                 "report.display_ci",
                 format!("display_ci mismatch: the {bound} bound is {shown}, e^{log} is {expected}"),
@@ -359,7 +364,7 @@ fn recompute_accuracy(facts: &Facts<'_>) -> Option<Option<String>> {
 
 /// Not within 1e-9; a NaN is always off.
 fn off(claimed: f64, computed: f64) -> bool {
-    !((claimed - computed).abs() <= 1e-9)
+    !within(claimed, computed, 1e-9)
 }
 
 /// Mean losses and token counts of the final windows, if both are there, of one length, and count something.

@@ -107,7 +107,7 @@ fn drift(facts: &Facts<'_>, tiny: bool, faults: &mut Faults) {
         let limit = get::number(policy, &["preview_final_delta_pp_max"])
             .or_else(|| get::number(policy, &["hysteresis_delta_pp"]))
             .unwrap_or(0.1);
-        if !((last - preview).abs() <= limit) {
+        if (last - preview).abs() > limit {
             faults.policy(
                 RULE,
                 format!(
@@ -221,7 +221,7 @@ fn perplexity_gate(
             RULE,
             "primary_metric.ratio_vs_baseline must be a finite number",
         ),
-        Some(ratio) if !(ratio <= limit) => {
+        Some(ratio) if ratio > limit => {
             faults.policy(
                 RULE,
                 format!("the perplexity ratio {ratio} is above its limit {limit}"),
