@@ -8,7 +8,7 @@ use crate::json::get;
 
 /// Which guards a report raises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // Each is a guard's name.
+#[expect(missing_docs, reason = "each field is a flag by the name of its guard")]
 pub struct GuardFlags {
     pub invariants: bool,
     pub invariants_fail: bool,

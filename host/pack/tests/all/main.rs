@@ -3,6 +3,7 @@
 
 mod building;
 mod fixtures;
+mod hardening;
 mod mutants;
 mod reference_cases;
 mod sealing;
