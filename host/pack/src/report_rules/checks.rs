@@ -24,7 +24,53 @@ pub(super) fn check(facts: &Facts<'_>, faults: &mut Faults) -> Option<Recomputat
     tokenizer(facts, faults);
     variance(facts, faults);
     lints(facts, faults);
+    types(facts.report, faults);
     recompute(facts, faults)
+}
+
+/// Types of fields that rules read and the schema leaves free. What could be read in two ways is not accepted in either.
+fn types(report: &Value, faults: &mut Faults) {
+    const RULE: &str = "report.types";
+    let mut demand = |path: &[&str], what: &str, holds: fn(&Value) -> bool| {
+        if get::at(report, path).is_some_and(|value| !holds(value)) {
+            faults.policy(RULE, format!("{} must be {what}", path.join(".")));
+        }
+    };
+    demand(&["baseline_ref"], "an object", |value| {
+        value.is_object() || value.is_null()
+    });
+    demand(&["spectral", "caps_applied"], "a number", Value::is_number);
+    demand(&["invariants", "status"], "a string", |value| {
+        value.is_string() || value.is_null()
+    });
+    demand(
+        &["resolved_policy", "metrics", "pm_ratio"],
+        "an object",
+        Value::is_object,
+    );
+    for key in [
+        "ratio_limit_base",
+        "hysteresis_ratio",
+        "min_tokens",
+        "min_tokens_tolerance",
+    ] {
+        demand(
+            &["resolved_policy", "metrics", "pm_ratio", key],
+            "a number",
+            Value::is_number,
+        );
+    }
+    for key in ["logloss", "token_counts"] {
+        demand(
+            &["evaluation_windows", "final", key],
+            "an array of numbers",
+            |value| {
+                value
+                    .as_array()
+                    .is_none_or(|items| items.iter().all(Value::is_number))
+            },
+        );
+    }
 }
 
 /// Why the windows of subject and baseline are not paired one to one.
@@ -183,7 +229,7 @@ fn variance(facts: &Facts<'_>, faults: &mut Faults) {
     let Some(block) = facts
         .report
         .get("variance")
-        .filter(|block| get::is_true(block, &["enabled"]))
+        .filter(|block| get::truthy(block.get("enabled")))
     else {
         return;
     };

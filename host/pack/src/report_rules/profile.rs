@@ -122,9 +122,8 @@ fn drift(facts: &Facts<'_>, tiny: bool, faults: &mut Faults) {
         .metric
         .get("drift_band")
         .and_then(range)
-        .map_or((0.95, 1.05), |(low, high)| {
-            (low.unwrap_or(0.95), high.unwrap_or(1.05))
-        });
+        .and_then(|(low, high)| low.zip(high))
+        .unwrap_or((0.95, 1.05));
     let ratio = last / preview;
     if !(low..=high).contains(&ratio) {
         faults.policy(
@@ -309,7 +308,7 @@ fn contract(report: &Value, guard: &str, faults: &mut Faults) {
             format!("resolved_policy.{guard}.measurement_contract is required"),
         ),
         Some(policy) if contract_hash(policy) != hash => {
-            faults.mismatch(RULE, format!("contract hash mismatch: resolved_policy.{guard}.measurement_contract is another than {guard}.measurement_contract"));
+            faults.policy(RULE, format!("resolved_policy.{guard}.measurement_contract is another than {guard}.measurement_contract"));
         }
         Some(_) => {}
     }

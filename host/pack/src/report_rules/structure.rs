@@ -77,6 +77,10 @@ pub(super) fn check(report: &Value, faults: &mut Faults) {
             schema.fault(key, "must be an object");
         }
     }
+    if get::at(report, &["guard_warnings", "present"]).is_some_and(|present| !present.is_boolean())
+    {
+        schema.fault("guard_warnings.present", "must be true or false");
+    }
     if let Some(rmt) = fields.get("rmt").and_then(Value::as_object) {
         for key in ["mode", "measurement_contract_hash"] {
             if rmt.get(key).is_some_and(|value| !value.is_string()) {
