@@ -232,20 +232,12 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
         warnings,
     })
 }
+
+/// File of the models and their revisions; the caller may give a fuller one among the entries.
+const REVISIONS: &str = "metadata/model_revisions.json";
+
 /// Files that follow from the request alone.
 fn added_entries(request: &SealRequest<'_>) -> Vec<Entry> {
-    let revisions: Map<String, Value> = request
-        .run
-        .models
-        .iter()
-        .map(|model| (model.id.clone(), json!({"revision": model.revision})))
-        .collect();
-    let ids: Vec<&str> = request
-        .run
-        .models
-        .iter()
-        .map(|model| model.id.as_str())
-        .collect();
     let mut entries = vec![
         Entry::bytes(
             "metadata/source_repo.json",
@@ -255,18 +247,31 @@ fn added_entries(request: &SealRequest<'_>) -> Vec<Entry> {
             "metadata/environment.json",
             canonical::pretty_file(request.environment),
         ),
-        Entry::bytes(
-            "metadata/model_revisions.json",
-            canonical::pretty_file(&json!({"model_list": ids, "models": revisions})),
-        ),
     ];
+    if !request.entries.iter().any(|entry| entry.name == REVISIONS) {
+        entries.push(Entry::bytes(
+            REVISIONS,
+            canonical::pretty_file(&revisions(&request.run.models)),
+        ));
+    }
+    let verdict = verdict::files(request.verdict);
     entries.extend(
-        verdict::files(request.verdict)
+        verdict
             .into_iter()
             .map(|(name, bytes)| Entry::bytes(name, bytes)),
     );
     entries
 }
+
+fn revisions(models: &[Model]) -> Value {
+    let ids: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
+    let by_id: Map<String, Value> = models
+        .iter()
+        .map(|model| (model.id.clone(), json!({"revision": model.revision})))
+        .collect();
+    json!({"model_list": ids, "models": by_id})
+}
+
 fn default_readme(request: &SealRequest<'_>) -> String {
     format!(
         "# Evidence pack: suite {suite}\n\n\

@@ -101,7 +101,7 @@ pub(super) fn check(request: &SealRequest<'_>) -> Result<()> {
 }
 
 /// Names that sealing writes itself, besides `verify.json` and missing runtime manifests beside reports.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 18] = [
     "readme.md",
     "checksums.sha256",
     "manifest.json",
@@ -111,7 +111,6 @@ const RESERVED: [&str; 19] = [
     "metadata/checksums.sha256",
     "metadata/source_repo.json",
     "metadata/environment.json",
-    "metadata/model_revisions.json",
     "metadata/scenarios.json",
     "results/verification_summary.json",
     "results/analysis/edit_artifact_summary.json",

@@ -219,6 +219,19 @@ fn a_sealed_run_verifies_at_every_profile() {
 }
 
 #[test]
+fn a_fuller_file_of_revisions_is_taken_as_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("pack");
+    let name = "metadata/model_revisions.json";
+    seal_with(&out, |request| {
+        request.entries.push(Entry::bytes(name, "{\"more\": 1}"))
+    })
+    .unwrap();
+    assert_eq!(fs::read(out.join(name)).unwrap(), b"{\"more\": 1}");
+    assert!(verify(&out, &VerifyOptions::default()).ok());
+}
+
+#[test]
 fn the_same_run_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let mut packs = Vec::new();
