@@ -56,7 +56,7 @@ impl Tensor {
                 found,
             });
         }
-        let mut data = Buffer::zeroed(expected);
+        let mut data = Buffer::for_overwriting(expected);
         cast::encode(dtype, cast::saturates(dtype), values, data.as_mut())?;
         Ok(Self {
             dtype,
@@ -150,7 +150,7 @@ impl TensorMut {
 
     /// A copy of `tensor` to be written to.
     pub fn copy_of(tensor: &Tensor) -> Self {
-        let mut data = Buffer::zeroed(tensor.data.len());
+        let mut data = Buffer::for_overwriting(tensor.data.len());
         data.as_mut().copy_from_slice(&tensor.data);
         Self {
             dtype: tensor.dtype,
@@ -159,11 +159,12 @@ impl TensorMut {
         }
     }
 
-    /// A tensor over a buffer that already has the right size.
+    /// A tensor whose elements the caller overwrites; until then they are whatever dropped tensors left.
     #[cfg(feature = "cpu")]
-    pub(crate) fn from_buffer(dtype: DType, shape: Vec<usize>, data: Buffer) -> Self {
-        debug_assert_eq!(byte_len(dtype, &shape).ok(), Some(data.len()));
-        Self { dtype, shape, data }
+    pub(crate) fn for_overwriting(dtype: DType, shape: impl Into<Vec<usize>>) -> Result<Self> {
+        let shape = shape.into();
+        let data = Buffer::for_overwriting(byte_len(dtype, &shape)?);
+        Ok(Self { dtype, shape, data })
     }
 
     /// Element type.

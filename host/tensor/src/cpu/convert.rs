@@ -44,7 +44,7 @@ pub fn convert(device: &Cpu, tensor: &Tensor, dtype: DType, saturate: bool) -> R
             dtype,
         });
     }
-    let mut result = TensorMut::zeros(dtype, tensor.shape())?;
+    let mut result = TensorMut::for_overwriting(dtype, tensor.shape())?;
     let from = tensor.dtype();
     device.install(|| {
         let source = tensor.bytes().par_chunks(PIECE * from.size());

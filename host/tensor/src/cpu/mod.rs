@@ -8,6 +8,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::{DType, Device, Error, Result, Summary, Tensor, program::Program};
 
 mod convert;
+mod kernel;
 pub mod linalg;
 pub mod matmul;
 pub mod network;
@@ -16,12 +17,14 @@ mod select;
 mod summary;
 pub(crate) mod widen;
 
+pub use kernel::Level;
 use noise::Noise;
 
 /// The processor this program runs on.
 #[derive(Debug)]
 pub struct Cpu {
     pool: ThreadPool,
+    kernels: kernel::Kernels,
 }
 
 impl Cpu {
@@ -30,6 +33,14 @@ impl Cpu {
     /// # Errors
     /// When the operating system refuses the threads.
     pub fn new(threads: Option<usize>) -> Result<Self> {
+        Self::with_level(threads, Level::Avx512)
+    }
+
+    /// As [`Cpu::new`], with kernels that use at most the instructions of `level`: results are the same, only slower.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn with_level(threads: Option<usize>, level: Level) -> Result<Self> {
         let threads = threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
             .max(1);
@@ -41,12 +52,20 @@ impl Cpu {
                 threads,
                 message: error.to_string(),
             })?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            kernels: kernel::Kernels::new(level),
+        })
     }
 
     /// How many worker threads the device has.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+
+    /// The instruction set that kernels use.
+    pub fn level(&self) -> Level {
+        self.kernels.level
     }
 
     /// Runs `work` inside the pool, so that rayon's parallel iterators use this device's threads.
@@ -61,7 +80,7 @@ impl Device for Cpu {
     }
 
     fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
-        self.install(|| crate::program::interpret(program, inputs, scalars))
+        self.kernels.compute(self, program, inputs, scalars)
     }
 
     fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64> {

@@ -120,7 +120,7 @@ pub fn add(device: &Cpu, tensor: &Tensor, noise: Noise, seed: u64, scale: f32) -
             dtype,
         });
     }
-    let mut result = TensorMut::zeros(dtype, tensor.shape())?;
+    let mut result = TensorMut::for_overwriting(dtype, tensor.shape())?;
     let piece_bytes = PIECE * dtype.size();
     device.install(|| {
         let source = tensor.bytes().par_chunks(piece_bytes);

@@ -89,7 +89,7 @@ fn reduce(statistic: Statistic, span: Span, values: &[f32], columns: usize) -> V
 
 /// The statistic of the members of one span; sums in f64.
 fn statistic_of(statistic: Statistic, members: &[f32]) -> f32 {
-    let sum = || members.iter().map(|&x| f64::from(x)).sum::<f64>();
+    let sum = || members.iter().fold(0.0, |sum, &x| sum + f64::from(x));
     match statistic {
         Statistic::Max => members.iter().copied().fold(f32::NEG_INFINITY, scalar::max),
         Statistic::Min => members.iter().copied().fold(f32::INFINITY, scalar::min),
