@@ -94,8 +94,8 @@ pub struct Limits {
     /// Live tensor handles that the plugin holds. Default 4096.
     pub handles: u64,
     /// A call's own live tensors may together hold so many times the elements of the largest tensor it was given.
-    /// Default 8; `tensor_floor` applies if that is more. Sharing is not credited: a `duplicate` counts in full. Does not
-    /// cover the working memory of kernels.
+    /// Default 8; `tensor_floor` applies if that is more, and so does `draft_factor` times the model for an injection.
+    /// Sharing is not credited: a `duplicate` counts in full. Does not cover the working memory of kernels.
     pub tensor_factor: u64,
     /// Elements that a call's own live tensors may always hold. Default 2^24.
     pub tensor_floor: u64,

@@ -133,10 +133,16 @@ impl State {
 
     /// Books a new handle to `elements` of the plugin's own.
     pub(crate) fn take(&mut self, elements: u64) -> wasmtime::Result<()> {
-        let limit = self
-            .limits
-            .tensor_floor
-            .max(self.limits.tensor_factor.saturating_mul(self.budget.given));
+        let Limits {
+            tensor_floor,
+            tensor_factor,
+            draft_factor,
+            ..
+        } = *self.limits;
+        // An injection may hold what it may put: many tensors of the model at once.
+        let limit = tensor_floor
+            .max(tensor_factor.saturating_mul(self.budget.given))
+            .max(draft_factor.saturating_mul(self.budget.model));
         let wanted = self.budget.live.saturating_add(elements);
         within("tensor_factor", wanted, limit)?;
         within("handles", self.budget.handles + 1, self.limits.handles)?;

@@ -5,6 +5,7 @@
 mod answers;
 mod cache;
 mod calls;
+mod components;
 mod device;
 mod drafts;
 mod evil;
