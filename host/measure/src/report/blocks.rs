@@ -328,6 +328,33 @@ pub(super) fn invariants(judged: &Judged) -> Value {
     })
 }
 
+/// Demands that a verifier checks at every profile. Without those on the flags, profile `dev` would accept the report of a
+/// damaged model, and a pack whose scenario must fail would verify at `ci` but not at `dev`.
+fn lints() -> Value {
+    let flags = [
+        "invariants_pass",
+        "primary_metric_acceptable",
+        "spectral_stable",
+        "rmt_stable",
+        "preview_final_drift_acceptable",
+    ];
+    let mut lints = vec![json!({
+        "message": "Causal evaluation report must use causal ppl metric.",
+        "path": "primary_metric.kind",
+        "type": "equals",
+        "value": "ppl_causal",
+    })];
+    lints.extend(flags.iter().map(|flag| {
+        json!({
+            "message": format!("validation.{flag} must be true."),
+            "path": format!("validation.{flag}"),
+            "type": "equals",
+            "value": true,
+        })
+    }));
+    Value::Array(lints)
+}
+
 pub(super) fn meta(inputs: &ReportInputs<'_>) -> Value {
     let seed = inputs.windows.plan.effective_seed();
     json!({
@@ -336,12 +363,7 @@ pub(super) fn meta(inputs: &ReportInputs<'_>) -> Value {
         "device": inputs.device,
         "model_id": inputs.subject.model_id,
         "model_profile": {
-            "cert_lints": [{
-                "message": "Causal evaluation report must use causal ppl metric.",
-                "path": "primary_metric.kind",
-                "type": "equals",
-                "value": "ppl_causal",
-            }],
+            "cert_lints": lints(),
             "default_loss": "causal",
             "family": inputs.subject.family,
         },
