@@ -1,0 +1,312 @@
+//! Speed of a whole forward pass, losses included, against the matrix products in it run by the crate `faer` alone: the
+//! same shapes and blocks, weights already widened to f32, on the same threads of the same process.
+//!
+//! `cargo bench -p packhost-model [-- FILTER]`. Prints, per model and thread count, both times (the best of several, taken
+//! by turns), their ratio, tokens per second and GFLOP/s. The goal is a ratio of at least 0.9.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::{path::Path, time::Instant};
+
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
+use packhost_model::{
+    Config, Error, Result, Role, TensorMeta, Weights,
+    network::{KeepPolicy, Network, ScoreRequest},
+};
+use packhost_tensor::{DType, Tensor, cpu::Cpu};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+/// Rows that one product has, as in a block of the pass.
+const ROWS: usize = 512;
+/// Each time is the best of so many.
+const REPEATS: usize = 7;
+
+/// A model with random weights.
+struct Synthetic {
+    config: Config,
+    json: Value,
+    tensors: Vec<TensorMeta>,
+    values: Vec<Tensor>,
+}
+
+/// Sizes of a model and of its windows.
+struct Shape {
+    name: &'static str,
+    hidden: usize,
+    layers: usize,
+    wide: usize,
+    heads: usize,
+    key_heads: usize,
+    vocabulary: usize,
+    window: usize,
+    windows: usize,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "large",
+        hidden: 1024,
+        layers: 8,
+        wide: 2816,
+        heads: 16,
+        key_heads: 8,
+        vocabulary: 8192,
+        window: 512,
+        windows: 4,
+    },
+    Shape {
+        name: "long",
+        hidden: 1024,
+        layers: 2,
+        wide: 2816,
+        heads: 16,
+        key_heads: 8,
+        vocabulary: 8192,
+        window: 2048,
+        windows: 4,
+    },
+    Shape {
+        name: "wt2",
+        hidden: 256,
+        layers: 6,
+        wide: 704,
+        heads: 8,
+        key_heads: 4,
+        vocabulary: 4096,
+        window: 512,
+        windows: 16,
+    },
+    Shape {
+        name: "demo",
+        hidden: 160,
+        layers: 4,
+        wide: 432,
+        heads: 5,
+        key_heads: 5,
+        vocabulary: 1024,
+        window: 128,
+        windows: 400,
+    },
+];
+
+impl Shape {
+    fn dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// `[out, in]` of every projection that a token passes through, with how often.
+    fn products(&self) -> Vec<([usize; 2], usize)> {
+        let keys = self.key_heads * self.dim();
+        vec![
+            ([self.hidden, self.hidden], 2 * self.layers),
+            ([keys, self.hidden], 2 * self.layers),
+            ([self.wide, self.hidden], 2 * self.layers),
+            ([self.hidden, self.wide], self.layers),
+            ([self.vocabulary, self.hidden], 1),
+        ]
+    }
+
+    fn tokens(&self) -> usize {
+        self.window * self.windows
+    }
+
+    fn model(&self) -> Synthetic {
+        let json = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "num_key_value_heads": self.key_heads,
+            "intermediate_size": self.wide, "vocab_size": self.vocabulary, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+            "tie_word_embeddings": false
+        });
+        let keys = self.key_heads * self.dim();
+        let mut shapes = vec![
+            (
+                "model.embed_tokens.weight".to_owned(),
+                vec![self.vocabulary, self.hidden],
+            ),
+            ("model.norm.weight".to_owned(), vec![self.hidden]),
+            (
+                "lm_head.weight".to_owned(),
+                vec![self.vocabulary, self.hidden],
+            ),
+        ];
+        for layer in 0..self.layers {
+            for (name, shape) in [
+                ("input_layernorm", vec![self.hidden]),
+                ("self_attn.q_proj", vec![self.hidden, self.hidden]),
+                ("self_attn.k_proj", vec![keys, self.hidden]),
+                ("self_attn.v_proj", vec![keys, self.hidden]),
+                ("self_attn.o_proj", vec![self.hidden, self.hidden]),
+                ("post_attention_layernorm", vec![self.hidden]),
+                ("mlp.gate_proj", vec![self.wide, self.hidden]),
+                ("mlp.up_proj", vec![self.wide, self.hidden]),
+                ("mlp.down_proj", vec![self.hidden, self.wide]),
+            ] {
+                shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+            }
+        }
+        let mut tensors = Vec::new();
+        let mut values = Vec::new();
+        for (seed, (name, shape)) in shapes.into_iter().enumerate() {
+            let count = shape.iter().product();
+            let scale = if shape.len() == 1 { 1.0 } else { 0.05 };
+            values.push(
+                Tensor::from_f32(DType::BF16, shape.clone(), &noise(seed, count, scale)).unwrap(),
+            );
+            let (role, layer, expert, tied_to) = (Role::Other, None, None, None);
+            tensors.push(TensorMeta {
+                name,
+                shape,
+                dtype: DType::BF16,
+                role,
+                layer,
+                expert,
+                tied_to,
+            });
+        }
+        let config = Config::parse(&json, Path::new("config.json")).unwrap();
+        Synthetic {
+            config,
+            json,
+            tensors,
+            values,
+        }
+    }
+}
+
+impl Weights for Synthetic {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn config_json(&self) -> &Value {
+        &self.json
+    }
+
+    fn tensors(&self) -> &[TensorMeta] {
+        &self.tensors
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let at = self.tensors.iter().position(|meta| meta.name == name);
+        let at = at.ok_or_else(|| Error::Score {
+            problem: format!("no tensor {name}"),
+        })?;
+        Ok(self.values[at].clone())
+    }
+}
+
+fn noise(seed: usize, count: usize, scale: f32) -> Vec<f32> {
+    let mut state = seed as u64 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..count).map(|_| next() * scale).collect()
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+/// All products of a pass by `faer` alone, block by block over the pool.
+fn products(shape: &Shape, weights: &[(Vec<f32>, [usize; 2], usize)], input: &[f32]) {
+    (0..shape.tokens() / ROWS)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each_init(
+            || vec![0.0f32; ROWS * shape.vocabulary.max(shape.wide)],
+            |out, _| {
+                for (weight, [n, k], count) in weights {
+                    for _ in 0..*count {
+                        let x = MatRef::from_row_major_slice(&input[..ROWS * k], ROWS, *k);
+                        let w = MatRef::from_row_major_slice(weight, *n, *k);
+                        let y = MatMut::from_row_major_slice_mut(&mut out[..ROWS * n], ROWS, *n);
+                        matmul(y, Accum::Replace, x, w.transpose(), 1.0, Par::Seq);
+                    }
+                }
+            },
+        );
+}
+
+fn main() {
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with("--"))
+        .unwrap_or_default();
+    println!(
+        "model   threads    pass s   faer s   ratio   tokens/s   GFLOP/s   with a reference s   from kept states s"
+    );
+    for shape in SHAPES.iter().filter(|shape| shape.name.contains(&filter)) {
+        let network = Network::new(&shape.model()).unwrap();
+        let ids: Vec<Vec<u32>> = (0..shape.windows)
+            .map(|window| {
+                (0..shape.window)
+                    .map(|at| ((window * 7919 + at * 104_729) % shape.vocabulary) as u32)
+                    .collect()
+            })
+            .collect();
+        let windows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let weights: Vec<_> = shape
+            .products()
+            .into_iter()
+            .map(|([n, k], count)| (noise(n, n * k, 0.05), [n, k], count))
+            .collect();
+        let input = noise(1, ROWS * shape.hidden.max(shape.wide), 1.0);
+        let flops: usize = shape
+            .products()
+            .iter()
+            .map(|([n, k], count)| 2 * n * k * count)
+            .sum();
+        for threads in [1, 2] {
+            let cpu = Cpu::new(Some(threads)).unwrap();
+            let plain = ScoreRequest {
+                windows: &windows,
+                ..Default::default()
+            };
+            let keep = KeepPolicy {
+                reference: true,
+                hidden_bytes: 1 << 30,
+            };
+            let kept = cpu
+                .install(|| {
+                    network.score(&ScoreRequest {
+                        keep: Some(keep),
+                        ..plain
+                    })
+                })
+                .unwrap();
+            let mut best = [f64::INFINITY; 4];
+            for _ in 0..REPEATS {
+                let compared = ScoreRequest {
+                    reference: kept.reference.as_ref(),
+                    ..plain
+                };
+                let resumed = ScoreRequest {
+                    start: kept.hidden.as_ref(),
+                    ..plain
+                };
+                let times = [
+                    seconds(|| drop(cpu.install(|| network.score(&plain)).unwrap())),
+                    seconds(|| cpu.install(|| products(shape, &weights, &input))),
+                    seconds(|| drop(cpu.install(|| network.score(&compared)).unwrap())),
+                    seconds(|| drop(cpu.install(|| network.score(&resumed)).unwrap())),
+                ];
+                for (best, time) in best.iter_mut().zip(times) {
+                    *best = best.min(time);
+                }
+            }
+            let [pass, alone, compared, resumed] = best;
+            println!(
+                "{:<8}{threads:>6}{pass:>11.4}{alone:>9.4}{:>8.3}{:>11.0}{:>10.1}{compared:>21.4}{resumed:>21.4}",
+                shape.name,
+                alone / pass,
+                shape.tokens() as f64 / pass,
+                (flops * shape.tokens()) as f64 / pass / 1e9,
+            );
+        }
+    }
+}
