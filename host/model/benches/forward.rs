@@ -1,10 +1,11 @@
 //! Speed of a whole forward pass, losses included, against the matrix products in it run by the crate `faer` alone: the
 //! same shapes and blocks, weights already widened to f32, on the same threads of the same process.
 //!
-//! `cargo bench -p packhost-model [-- FILTER]`. Prints, per model and thread count, both times (the best of several, taken
-//! by turns) and their ratio, as wall time and as processor time (which holds on a busy machine), tokens per second, GFLOP/s
-//! in the products; and the processor time of a pass that is compared with a reference, and of one that starts from the
-//! hidden states before the output projection. The goal is a ratio of at least 0.9.
+//! `cargo bench -p packhost-model [-- FILTER]`. Per model and thread count, as wall time and as processor time (which holds
+//! on a busy machine), each the best of several runs taken by turns: the pass, the products with weights alone, those and
+//! the two products of attention, and what share of the pass either takes. The goal is 0.9 for all products. At the end the
+//! processor time of a pass that is compared with a reference, and of one that starts from the hidden states before the
+//! output projection.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{path::Path, time::Instant};
@@ -231,7 +232,62 @@ fn processor_seconds() -> f64 {
     threads.filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
-/// All products of a pass by `faer` alone, block by block over the pool.
+/// The products of causal attention over all windows by `faer` alone: for each head, blocks of 96 queries with all keys
+/// up to the last of them.
+fn attention_products(shape: &Shape, input: &[f32]) {
+    const QUERIES: usize = 96;
+    let (dim, stride) = (
+        shape.dim(),
+        (shape.heads + 2 * shape.key_heads) * shape.dim(),
+    );
+    (0..shape.windows)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each_init(
+            || {
+                (
+                    vec![0.0f32; QUERIES * shape.window],
+                    vec![0.0f32; QUERIES * dim],
+                )
+            },
+            |(scores, sums), _| {
+                for head in 0..shape.heads * shape.layers {
+                    let at = head % shape.heads * dim;
+                    let part = |first: usize, rows: usize| {
+                        let data = &input[first * stride + at..];
+                        MatRef::from_row_major_slice_with_stride(data, rows, dim, stride)
+                    };
+                    for first in (0..shape.window).step_by(QUERIES) {
+                        let count = QUERIES.min(shape.window - first);
+                        let keys = first + count;
+                        let s = MatMut::from_column_major_slice_mut(
+                            &mut scores[..count * keys],
+                            count,
+                            keys,
+                        );
+                        matmul(
+                            s,
+                            Accum::Replace,
+                            part(first, count),
+                            part(0, keys).transpose(),
+                            1.0,
+                            Par::Seq,
+                        );
+                        let s =
+                            MatRef::from_column_major_slice(&scores[..count * keys], count, keys);
+                        let o = MatMut::from_column_major_slice_mut(
+                            &mut sums[..count * dim],
+                            count,
+                            dim,
+                        );
+                        matmul(o, Accum::Replace, s, part(0, keys), 1.0, Par::Seq);
+                    }
+                }
+            },
+        );
+}
+
+/// All products with weights of a pass by `faer` alone, block by block over the pool.
 fn products(shape: &Shape, weights: &[(Vec<f32>, [usize; 2], usize)], input: &[f32]) {
     (0..shape.tokens() / ROWS)
         .into_par_iter()
@@ -257,9 +313,8 @@ fn main() {
         .find(|argument| !argument.starts_with("--"))
         .unwrap_or_default();
     println!(
-        "                     wall time                 processor time
-\
-         model threads    pass s   faer s   ratio      pass s   faer s   ratio   tokens/s   GFLOP/s  compared s    resumed s"
+        "model threads   tokens/s  | wall s: pass  weights      all   ratio   ratio | processor s: pass  weights      all   \
+         ratio   ratio  compared  resumed"
     );
     for shape in SHAPES.iter().filter(|shape| shape.name.contains(&filter)) {
         let network = Network::new(&shape.model()).unwrap();
@@ -276,12 +331,9 @@ fn main() {
             .into_iter()
             .map(|([n, k], count)| (noise(n, n * k, 0.05), [n, k], count))
             .collect();
-        let input = noise(1, ROWS * shape.hidden.max(shape.wide), 1.0);
-        let flops: usize = shape
-            .products()
-            .iter()
-            .map(|([n, k], count)| 2 * n * k * count)
-            .sum();
+        let stride = (shape.heads + 2 * shape.key_heads) * shape.dim();
+        let count = (ROWS * shape.hidden.max(shape.wide)).max(shape.window * stride);
+        let input = noise(1, count, 1.0);
         for threads in [1, 2] {
             let cpu = Cpu::new(Some(threads)).unwrap();
             let plain = ScoreRequest {
@@ -300,7 +352,7 @@ fn main() {
                     })
                 })
                 .unwrap();
-            let mut best = [[f64::INFINITY; 2]; 4];
+            let mut best = [[f64::INFINITY; 2]; 5];
             for _ in 0..REPEATS {
                 let compared = ScoreRequest {
                     reference: kept.reference.as_ref(),
@@ -313,6 +365,7 @@ fn main() {
                 let times = [
                     seconds(|| drop(cpu.install(|| network.score(&plain)).unwrap())),
                     seconds(|| cpu.install(|| products(shape, &weights, &input))),
+                    seconds(|| cpu.install(|| attention_products(shape, &input))),
                     seconds(|| drop(cpu.install(|| network.score(&compared)).unwrap())),
                     seconds(|| drop(cpu.install(|| network.score(&resumed)).unwrap())),
                 ];
@@ -320,18 +373,22 @@ fn main() {
                     *best = best.min(*time);
                 }
             }
-            let [pass, alone, compared, resumed] = best;
+            let [pass, weights, attention, compared, resumed] = best;
+            let columns = |kind: usize| {
+                let (pass, weights) = (pass[kind], weights[kind]);
+                let all = weights + attention[kind];
+                format!(
+                    "{pass:>9.4}{weights:>9.4}{all:>9.4}{:>8.3}{:>8.3}",
+                    weights / pass,
+                    all / pass
+                )
+            };
             println!(
-                "{:<8}{threads:>6}{:>10.4}{:>9.4}{:>8.3}{:>12.4}{:>9.4}{:>8.3}{:>11.0}{:>10.1}{:>14.4}{:>12.4}",
+                "{:<8}{threads:>5}{:>11.0}  |     {} |          {}{:>10.4}{:>9.4}",
                 shape.name,
-                pass[0],
-                alone[0],
-                alone[0] / pass[0],
-                pass[1],
-                alone[1],
-                alone[1] / pass[1],
                 shape.tokens() as f64 / pass[0],
-                (flops * shape.tokens()) as f64 / pass[0] / 1e9,
+                columns(0),
+                columns(1),
                 compared[1],
                 resumed[1],
             );

@@ -1,15 +1,18 @@
 //! Causal attention with grouped keys and values and an optional sliding window, in blocks (Dao et al., 2022): at most
 //! [`QUERIES`] x [`KEYS`] scores exist at a time, for one head.
+//!
+//! Scores lie key by key, the queries of a block side by side, so that a vector holds one key's scores for 16 queries:
+//! maxima and sums need no exchange between lanes, and both products run over whole vectors of queries.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
-use super::lanes::{LANES, exp, larger, largest, padded, total, vectorized};
-use crate::cpu::matmul::{Spread, Store, View, ViewMut, small_product};
+use super::lanes::{LANES, Lanes, exp, larger, vectorized};
+use crate::cpu::matmul::{Spread, Store, Strided, ViewMut, small_product};
 
 /// Queries per block.
-pub const QUERIES: usize = 64;
+pub const QUERIES: usize = 96;
 /// Keys per block.
-pub const KEYS: usize = 512;
+pub const KEYS: usize = 128;
 
 /// What an attention layer looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,15 @@ impl Heads {
 }
 
 thread_local! {
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { scores: Vec::new(), sums: Vec::new() }) };
+}
+
+/// What a thread needs for one block of queries.
+struct Scratch {
+    /// `KEYS` rows of scores, then weights, of `QUERIES` queries.
+    scores: Vec<f32>,
+    /// Weighted sums of the values: a row of `QUERIES` per element.
+    sums: Vec<f32>,
 }
 
 /// Attention within each of `windows` (ranges of rows of `qkv`). Queries must be scaled and queries and keys turned to
@@ -43,7 +54,7 @@ thread_local! {
 pub fn attend(
     heads: &Heads,
     qkv: &[f32],
-    windows: &[std::ops::Range<usize>],
+    windows: &[Range<usize>],
     out: &mut [f32],
     spread: Spread,
 ) {
@@ -52,11 +63,12 @@ pub fn attend(
     spread.each(windows.len() * heads.keys, |index| {
         let (window, key) = (&windows[index / heads.keys], index % heads.keys);
         let rows = &qkv[window.start * heads.row()..window.end * heads.row()];
-        SCORES.with_borrow_mut(|scores| {
-            scores.resize(QUERIES * (KEYS + heads.dim), 0.0);
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.scores.resize(KEYS * QUERIES, 0.0);
+            scratch.sums.resize(heads.dim * QUERIES, 0.0);
             let group = heads.queries / heads.keys;
             for query in key * group..(key + 1) * group {
-                one_head(heads, rows, query, key, scores, |row| {
+                one_head(heads, rows, query, key, scratch, |row| {
                     // SAFETY: this task is the only one for this window and this head.
                     unsafe {
                         out.row_part(
@@ -76,126 +88,151 @@ fn one_head<'a>(
     rows: &[f32],
     query: usize,
     key: usize,
-    scratch: &mut [f32],
+    Scratch { scores, sums }: &mut Scratch,
     mut out: impl FnMut(usize) -> &'a mut [f32],
 ) {
     let (dim, stride) = (heads.dim, heads.row());
     let len = rows.len() / stride;
     let reach = heads.window.unwrap_or(len).max(1);
-    let (scores, sums) = scratch.split_at_mut(QUERIES * KEYS);
-    let keys_at = (heads.queries + key) * dim;
-    let values_at = (heads.queries + heads.keys + key) * dim;
+    // `count` heads' rows from row `first` on: row by row, or element by element.
+    let part = |head: usize, first: usize| &rows[first * stride + head * dim..];
+    let by_row = |head, first, count| Strided {
+        data: part(head, first),
+        rows: count,
+        columns: dim,
+        steps: (stride, 1),
+    };
+    let by_element = |head, first, count| Strided {
+        data: part(head, first),
+        rows: dim,
+        columns: count,
+        steps: (1, stride),
+    };
     for first in (0..len).step_by(QUERIES) {
         let count = QUERIES.min(len - first);
-        let mut state = [State {
-            max: f32::NEG_INFINITY,
-            sum: 0.0,
-        }; QUERIES];
+        let mut state = State::default();
         let mut from = (first + 1).saturating_sub(reach);
         let mut store = Store::Replace;
         while from < first + count {
             let width = KEYS.min(first + count - from);
-            let queries = View {
-                data: &rows[first * stride + query * dim..],
-                rows: count,
-                stride,
-            };
-            let keys = View {
-                data: &rows[from * stride + keys_at..],
-                rows: width,
-                stride,
-            };
-            small_product(
-                queries,
-                keys,
-                true,
-                dim,
-                scores,
-                width,
-                width,
-                Store::Replace,
+            let queries = by_row(query, first, count);
+            let keys = by_element(heads.queries + key, from, width);
+            small_product(queries, keys, scores, QUERIES, Store::Replace);
+            weigh(
+                &mut scores[..width * QUERIES],
+                from,
+                first,
+                count,
+                reach,
+                &mut state,
             );
-            for (row, scores) in scores.chunks_exact_mut(width).take(count).enumerate() {
-                let position = first + row;
-                let seen = (position + 1).saturating_sub(from).min(width);
-                let skipped = (position + 1)
-                    .saturating_sub(reach)
-                    .saturating_sub(from)
-                    .min(seen);
-                let factor = weigh(scores, skipped, seen, &mut state[row]);
-                if store == Store::Add && factor != 1.0 {
-                    super::elementwise::scale(&mut sums[row * dim..(row + 1) * dim], factor);
-                }
+            if store == Store::Add {
+                rescale(sums, &state.factors);
             }
-            let values = View {
-                data: &rows[from * stride + values_at..],
-                rows: width,
-                stride,
-            };
-            let weights = View {
+            let weights = Strided {
                 data: scores,
                 rows: count,
-                stride: width,
+                columns: width,
+                steps: (1, QUERIES),
             };
-            small_product(weights, values, false, width, sums, dim, dim, store);
+            let values = by_row(heads.queries + heads.keys + key, from, width);
+            small_product(weights, values, sums, QUERIES, store);
             store = Store::Add;
             from += width;
         }
-        for (row, state) in state[..count].iter().enumerate() {
-            divide(
-                &sums[row * dim..(row + 1) * dim],
-                state.sum,
-                out(first + row),
-            );
+        for row in 0..count {
+            let factor = 1.0 / state.sums[row];
+            for (out, sums) in out(first + row).iter_mut().zip(sums.chunks_exact(QUERIES)) {
+                *out = sums[row] * factor;
+            }
         }
     }
 }
 
-/// Running softmax of one query: largest score so far, and the sum of `e^(score - max)`.
-#[derive(Debug, Clone, Copy)]
+/// Running softmax of a block of queries.
 struct State {
-    max: f32,
-    sum: f32,
+    /// Largest score so far.
+    max: [f32; QUERIES],
+    /// Sum of `e^(score - max)`.
+    sums: [f32; QUERIES],
+    /// By what the sums so far must be multiplied since the last block of keys.
+    factors: [f32; QUERIES],
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            max: [f32::NEG_INFINITY; QUERIES],
+            sums: [0.0; QUERIES],
+            factors: [1.0; QUERIES],
+        }
+    }
 }
 
 vectorized! {
-    /// Turns the scores `skipped..seen` into weights relative to the largest score so far and all others into zeros.
-    /// Returns by what the sums so far must be multiplied.
-    fn weigh(scores: &mut [f32], skipped: usize, seen: usize, state: &mut State) -> f32 {
-        let (scores, unseen) = scores.split_at_mut(seen);
-        unseen.fill(0.0);
-        let (before, scores) = scores.split_at_mut(skipped);
-        before.fill(0.0);
-        if scores.is_empty() {
-            return 1.0;
-        }
-        let max = larger(state.max, largest(scores));
-        let mut sums = [0.0; LANES];
-        let mut blocks = scores.chunks_exact_mut(LANES);
-        for block in &mut blocks {
-            for lane in 0..LANES {
-                block[lane] = exp(block[lane] - max);
-                sums[lane] += block[lane];
+    /// Turns `scores` of the keys from `from` on, for the `count` queries from `first` on, into weights relative to the
+    /// largest score so far, zero where a query does not see a key: it sees itself and the `reach - 1` keys before.
+    fn weigh(scores: &mut [f32], from: usize, first: usize, count: usize, reach: usize, state: &mut State) {
+        let (scores, _) = scores.as_chunks_mut::<LANES>();
+        const VECTORS: usize = QUERIES / LANES;
+        let keys = scores.len() / VECTORS;
+        for vector in 0..count.div_ceil(LANES) {
+            // These queries stand at `low..=high`. Keys `begin..end` (counted from `from`) are seen by some of them.
+            let low = first + vector * LANES;
+            let high = low + LANES - 1;
+            let begin = (low + 1).saturating_sub(reach).saturating_sub(from).min(keys);
+            let end = (high + 1).saturating_sub(from).min(keys).max(begin);
+            let all_see = |key: usize| key <= low && key + reach > high;
+            let sees = |key: usize, lane: usize| key <= low + lane && key + reach > low + lane;
+            let at = vector * LANES;
+            let mut max: Lanes = [0.0; LANES];
+            max.copy_from_slice(&state.max[at..at + LANES]);
+            let before = max;
+            for key in begin..end {
+                let score = &mut scores[key * VECTORS + vector];
+                if !all_see(from + key) {
+                    for lane in 0..LANES {
+                        score[lane] = if sees(from + key, lane) { score[lane] } else { f32::NEG_INFINITY };
+                    }
+                }
+                for lane in 0..LANES {
+                    max[lane] = larger(max[lane], score[lane]);
+                }
             }
+            // Where there was nothing to see so far, or only negative infinity, the difference is taken from zero; the
+            // weights are then zero.
+            let mut shift = max;
+            let mut factors: Lanes = [1.0; LANES];
+            for lane in 0..LANES {
+                shift[lane] = if max[lane] == f32::NEG_INFINITY { 0.0 } else { max[lane] };
+                factors[lane] = exp(before[lane] - shift[lane]);
+            }
+            let mut sums: Lanes = [0.0; LANES];
+            for key in begin..end {
+                let score = &mut scores[key * VECTORS + vector];
+                for lane in 0..LANES {
+                    score[lane] = exp(score[lane] - shift[lane]);
+                    sums[lane] += score[lane];
+                }
+            }
+            for key in (0..begin).chain(end..keys) {
+                scores[key * VECTORS + vector] = [0.0; LANES];
+            }
+            for lane in 0..LANES {
+                state.sums[at + lane] = state.sums[at + lane].mul_add(factors[lane], sums[lane]);
+            }
+            state.max[at..at + LANES].copy_from_slice(&max);
+            state.factors[at..at + LANES].copy_from_slice(&factors);
         }
-        let rest = blocks.into_remainder();
-        let mut block = padded(rest, f32::NEG_INFINITY);
-        for lane in 0..LANES {
-            block[lane] = if lane < rest.len() { exp(block[lane] - max) } else { 0.0 };
-            sums[lane] += block[lane];
-        }
-        rest.copy_from_slice(&block[..rest.len()]);
-        let factor = if state.max == max { 1.0 } else { exp(state.max - max) };
-        state.sum = state.sum.mul_add(factor, total(sums));
-        state.max = max;
-        factor
     }
 
-    /// `out = sums / sum`.
-    fn divide(sums: &[f32], sum: f32, out: &mut [f32]) {
-        let factor = 1.0 / sum;
-        for (out, &value) in out.iter_mut().zip(sums) {
-            *out = value * factor;
+    /// Multiplies each row of `sums` by `factors`.
+    fn rescale(sums: &mut [f32], factors: &[f32; QUERIES]) {
+        let (rows, _) = sums.as_chunks_mut::<QUERIES>();
+        for row in rows {
+            for query in 0..QUERIES {
+                row[query] *= factors[query];
+            }
         }
     }
 }

@@ -68,32 +68,32 @@ pub fn larger(a: f32, b: f32) -> f32 {
 /// Largest number in `values`; NaN is passed over; negative infinity when there is none.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    // Four independent chains hide the latency of the comparison.
-    let mut lanes = [[f32::NEG_INFINITY; LANES]; 4];
-    let mut blocks = values.chunks_exact(4 * LANES);
-    for block in &mut blocks {
-        for (chain, part) in lanes.iter_mut().zip(block.chunks_exact(LANES)) {
-            for lane in 0..LANES {
-                chain[lane] = larger(chain[lane], part[lane]);
-            }
+    // Four vectors at a time hide the latency of the comparison.
+    const WIDE: usize = 4 * LANES;
+    let mut best = [f32::NEG_INFINITY; WIDE];
+    let (blocks, rest) = values.as_chunks::<WIDE>();
+    for block in blocks {
+        for lane in 0..WIDE {
+            best[lane] = larger(best[lane], block[lane]);
         }
     }
-    let mut best = [f32::NEG_INFINITY; LANES];
-    for chain in lanes {
-        for lane in 0..LANES {
-            best[lane] = larger(best[lane], chain[lane]);
-        }
-    }
-    let mut blocks = blocks.remainder().chunks_exact(LANES);
-    for block in &mut blocks {
+    let (blocks, rest) = rest.as_chunks::<LANES>();
+    for block in blocks {
         for lane in 0..LANES {
             best[lane] = larger(best[lane], block[lane]);
         }
     }
-    for (lane, &value) in best.iter_mut().zip(blocks.remainder()) {
+    for (lane, &value) in best.iter_mut().zip(rest) {
         *lane = larger(*lane, value);
     }
-    best.into_iter().fold(f32::NEG_INFINITY, larger)
+    let mut width = WIDE / 2;
+    while width > 0 {
+        for lane in 0..width {
+            best[lane] = larger(best[lane], best[lane + width]);
+        }
+        width /= 2;
+    }
+    best[0]
 }
 
 /// `values` from `at` as a full block, filled up with `fill` beyond the end.
@@ -104,20 +104,23 @@ pub fn padded(values: &[f32], fill: f32) -> Lanes {
     block
 }
 
-/// `e^x`, within 1.5 units in the last place; 0 and infinity beyond the range, NaN for NaN.
+/// `e^x`, within 1.5 units in the last place; 0 where the result would be subnormal (processors take a hundred times as
+/// long to make such a number, and in a softmax it stands for nothing), infinity beyond the range, NaN for NaN.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite: ln 2 in two parts), `e^r` by its Taylor polynomial of degree 7,
-/// then two scalings by powers of two so that subnormal results round once more at most.
+/// then two scalings by powers of two, because `2^128` is none of f32's.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to an integer; the integer then sits in the low bits of the sum.
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
     const LN2_HIGH: f32 = 0.693_359_4; // 355/512, exact in f32
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-104.0, 89.0);
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, SHIFT);
+    /// The logarithm of the smallest normal number, rounded up.
+    const LOWEST: f32 = -87.336_54;
+    let inside = x.clamp(LOWEST, 89.0);
+    let shifted = inside.mul_add(std::f32::consts::LOG2_E, SHIFT);
     let n = shifted - SHIFT;
-    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, inside));
     let mut p = 1.0f32 / 5040.0;
     p = p.mul_add(r, 1.0 / 720.0);
     p = p.mul_add(r, 1.0 / 120.0);
@@ -128,7 +131,8 @@ pub fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.0);
     let power = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
     let half = power >> 1;
-    p * power_of_two(half) * power_of_two(power.wrapping_sub(half))
+    let result = p * power_of_two(half) * power_of_two(power.wrapping_sub(half));
+    if x < LOWEST { 0.0 } else { result }
 }
 
 /// `2^n` for `-126 <= n <= 127`.
@@ -174,7 +178,9 @@ mod tests {
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(89.0), f32::INFINITY);
         assert!(exp(f32::NAN).is_nan());
-        assert!(exp(-100.0) > 0.0);
+        assert_eq!(exp(-87.5), 0.0);
+        assert!(exp(-87.3) >= f32::MIN_POSITIVE);
+        assert!(exp(-87.336_54) >= f32::MIN_POSITIVE);
     }
 
     #[test]
