@@ -72,3 +72,32 @@ pub(crate) fn lend_draft<O>(
     let draft = unsafe { std::mem::transmute::<&mut dyn Draft, &'static mut dyn Draft>(draft) };
     lend(draft, call)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_loan_that_outlives_the_call_is_empty() {
+        let kept = lend(7, |loan| {
+            assert_eq!(loan.0.lock().unwrap().as_ref(), Some(&7));
+            loan
+        });
+        assert_eq!(*kept.0.lock().unwrap(), None);
+    }
+
+    #[test]
+    fn a_loan_is_called_back_when_the_call_unwinds() {
+        let kept = Mutex::new(None);
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            lend(7, |loan| {
+                *kept.lock().unwrap() = Some(loan);
+                panic!("the kernel failed");
+            })
+        }));
+        assert!(unwound.is_err());
+        let kept = kept.into_inner().unwrap().unwrap();
+        assert_eq!(*kept.0.lock().unwrap(), None);
+    }
+}
