@@ -70,7 +70,9 @@ fn all_tests(root: &Path) -> Result<Tally, String> {
     run_tests(cargo(&root.join("plugins")).args(["test", "--release", "--workspace", "--quiet"]), &mut tally)?;
     say("testing the workspace");
     let arguments = ["test", "--release", "--workspace", "--no-fail-fast", "--quiet"];
-    run_tests(cargo(root).args(arguments).env("PACKHOST_BIN", binary(root)), &mut tally)?;
+    // The components were built above: tests that need them must not skip.
+    let environment = [("PACKHOST_BIN", binary(root).into_os_string()), ("PACKHOST_COMPONENTS", "require".into())];
+    run_tests(cargo(root).args(arguments).envs(environment), &mut tally)?;
     Ok(tally)
 }
 
