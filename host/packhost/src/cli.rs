@@ -352,6 +352,9 @@ pub struct VerifyArgs {
     /// Skip the reports inside
     #[arg(long)]
     pub skip_verify: bool,
+    /// Also demand that the verdict in the pack is PASS; without this its content is not looked at
+    #[arg(long)]
+    pub require_pass: bool,
     /// Fingerprint of the signer that is expected
     #[arg(long, value_name = "sha256:HEX")]
     pub expected_fingerprint: Option<String>,

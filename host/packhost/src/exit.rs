@@ -138,9 +138,8 @@ impl Exit {
             SuiteError::UnknownSuite { .. } | SuiteError::UnknownScenario { .. } | SuiteError::EmptySuite { .. } => {
                 Self::Usage
             }
-            SuiteError::DatasetKind { .. } | SuiteError::ModelCollision { .. } | SuiteError::PlanChanged { .. } => {
-                Self::Usage
-            }
+            SuiteError::DatasetKind { .. } | SuiteError::SelectionName { .. } => Self::Usage,
+            SuiteError::ModelCollision { .. } | SuiteError::PlanChanged { .. } => Self::Usage,
             SuiteError::ScenarioSetting { .. } | SuiteError::EditSpec { .. } => Self::Parameter,
             SuiteError::NothingSelected { .. } | SuiteError::NothingChanged { .. } => Self::Parameter,
             SuiteError::ModelAbsent { .. } | SuiteError::NothingToResume { .. } => Self::Missing,
@@ -155,6 +154,77 @@ impl Exit {
             SuiteError::Measure(error) => Self::of_measure(error),
             SuiteError::Plugin(error) => Self::of_plugin(error),
             SuiteError::Pack(error) => Self::of_pack(error),
+        }
+    }
+}
+
+impl Exit {
+    fn of_io(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::Missing,
+            std::io::ErrorKind::InvalidData => Self::Format,
+            _ => Self::Output,
+        }
+    }
+
+    fn of_model(error: &packhost_model::Error) -> Self {
+        use packhost_model::Error;
+        match error {
+            Error::Io { source, .. } => Self::of_io(source),
+            Error::Exists { .. } | Error::DiskFull { .. } | Error::Write { .. } => Self::Output,
+            Error::Cancelled => Self::Interrupted,
+            Error::Encode { .. } | Error::Score { .. } => Self::Data,
+            _ => Self::Format,
+        }
+    }
+
+    fn of_measure(error: &packhost_measure::Error) -> Self {
+        use packhost_measure::Error;
+        match error {
+            Error::Read { source, .. } => Self::of_io(source),
+            Error::BadLine { .. } | Error::Table(_) | Error::Preset(_) => Self::Format,
+            Error::EmptyDataset { .. } | Error::TooFewWindows { .. } | Error::BelowWindowFloor { .. } => Self::Data,
+            Error::TooFewTokens { .. } | Error::Coverage { .. } | Error::Tokenise { .. } => Self::Data,
+            Error::WindowPlan(_) | Error::Policy(_) => Self::Parameter,
+            Error::Request { .. } => Self::PluginFailed,
+            Error::Cancelled => Self::Interrupted,
+            Error::Model(error) => Self::of_model(error),
+            _ => Self::Internal,
+        }
+    }
+
+    fn of_plugin(error: &packhost_plugin::Error) -> Self {
+        use packhost_plugin::{CallErrorClass, Error};
+        match error {
+            Error::Io { source, .. } => Self::of_io(source),
+            Error::Registry(_) | Error::Lock(_) | Error::Load(_) => Self::PluginRefused,
+            // A plugin that says no is right about the parameters until proven otherwise.
+            Error::Call(error) if error.kind.class() == CallErrorClass::Declined => Self::Parameter,
+            Error::Call(_) => Self::PluginFailed,
+            _ => Self::Internal,
+        }
+    }
+
+    fn of_pack(error: &packhost_pack::Error) -> Self {
+        match error {
+            packhost_pack::Error::Io { source, .. } => Self::of_io(source),
+            packhost_pack::Error::Key { .. } => Self::Signature,
+            other => Self::of_class(other.exit()),
+        }
+    }
+
+    /// The evidence-pack format's classes, which are our first codes.
+    pub fn of_class(class: packhost_pack::ExitClass) -> Self {
+        use packhost_pack::ExitClass;
+        match class {
+            ExitClass::Ok => Self::Success,
+            ExitClass::Usage => Self::Usage,
+            ExitClass::Missing => Self::Missing,
+            ExitClass::Format => Self::Format,
+            ExitClass::Signature => Self::Signature,
+            ExitClass::Integrity => Self::Integrity,
+            ExitClass::Reports => Self::Report,
+            ExitClass::Verdict => Self::VerdictFail,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{LoadErrorKind, PluginKind};
 /// The package of the plugin interfaces.
 const PACKAGE: &str = "packhost:plugin";
 /// The version that this host was built with.
-pub(crate) const SERVED: Version = Version::new(0, 1, 0);
+pub const SERVED: Version = Version::new(0, 1, 0);
 /// The WASI packages that are linked, all of them empty, and their range of versions.
 const WASI: [&str; 6] = [
     "wasi:cli",

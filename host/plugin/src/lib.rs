@@ -47,7 +47,7 @@ pub use error::{
 };
 pub use guard::GuardPlugin;
 pub use injection::InjectionPlugin;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, SERVED as INTERFACE_VERSION, inspect};
 pub use limits::{LimitExceeded, Limits};
 pub use lock::Lock;
 pub use plugin::Plugin;

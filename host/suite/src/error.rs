@@ -59,6 +59,8 @@ pub enum Error {
     BaselineFails { model: String, message: String },
     #[error("interrupted; the run can be resumed")]
     Interrupted,
+    #[error("draw windows by `{name}`; there are file_order, stratified and shuffled")]
+    SelectionName { name: String },
     #[error("use a data set of kind `{kind}`; there are local_jsonl and text")]
     DatasetKind { kind: String },
     #[error("finish the run: tasks failed: {failed}, could not run: {blocked}; the first said: {first}; logs are in {}; repair the cause and use --resume", log.display())]
@@ -92,7 +94,7 @@ impl Error {
             Self::Infeasible { .. } => "memory",
             Self::Interrupted => "interrupted",
             Self::TasksFailed { .. } => "tasks",
-            Self::DatasetKind { .. } => "config",
+            Self::DatasetKind { .. } | Self::SelectionName { .. } => "config",
             Self::Tensor(_) => "tensor",
             Self::Measure(_) => "measure",
             Self::Pack(_) => "pack",

@@ -6,6 +6,7 @@
 
 #![expect(missing_docs, reason = "every module, type and function is documented; plain fields are named for what they hold")]
 
+pub mod compare;
 mod convert;
 pub mod evaluate;
 pub mod events;

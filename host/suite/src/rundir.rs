@@ -102,7 +102,7 @@ fn is_absent_or_empty(path: &Path) -> bool {
 }
 
 /// Writes beside, syncs, renames.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent)?;
     let mut file = tempfile::Builder::new().prefix(".write.").tempfile_in(parent)?;

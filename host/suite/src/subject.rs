@@ -79,7 +79,9 @@ impl<'a> PlannedEdit<'a> {
     /// The plugin fails on a tensor, or nothing changed.
     pub fn into_subject(self, base: &Arc<Checkpoint>) -> Result<Subject> {
         // In parallel, but gathered in plan order: the result does not depend on who finished first.
-        let applied: Vec<_> = self.targets.par_iter().map(|target| self.apply(target, base)).collect::<Result<_>>()?;
+        let each = |target| self.apply(target, base);
+        let applied: Vec<_> =
+            self.toolbox.device.install(|| self.targets.par_iter().map(each).collect::<Result<_>>())?;
         let mut overlay = Overlay::new(Arc::clone(base));
         let (mut facts, mut log) = (Vec::new(), Vec::new());
         for (tensor, of_target, lines) in applied {

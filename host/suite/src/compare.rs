@@ -1,0 +1,149 @@
+//! Comparing any two checkpoints on the same text: what the command `evaluate` does.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use packhost_measure::preset;
+use packhost_measure::report::{EditIdentity, ModelIdentity, run_id};
+use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs, Profile, Tier};
+use packhost_measure::windows::{Selection, WindowPlan, select};
+use packhost_model::{Checkpoint, TensorMeta, Tokenizer, Weights};
+use packhost_pack::canonical::to_pretty;
+use serde_json::Value;
+
+use crate::convert::model_info;
+use crate::evaluate::{Evaluator, SubjectInput};
+use crate::guards::Guards;
+use crate::rundir::write_whole;
+use crate::suites::Dataset;
+use crate::toolbox::Toolbox;
+use crate::{Error, Result};
+
+/// What to compare, and how.
+#[derive(Debug, Clone)]
+pub struct CompareRequest {
+    pub baseline: PathBuf,
+    pub subject: PathBuf,
+    pub dataset: Dataset,
+    /// Folder for the report and the tables.
+    pub out: PathBuf,
+    pub preview: usize,
+    pub final_windows: usize,
+    pub seq_len: usize,
+    pub seed: u64,
+    /// Name of the window selection.
+    pub selection: String,
+    /// Name of the tier.
+    pub tier: String,
+    pub preset: Option<PathBuf>,
+    /// Guard ids in order; empty means every installed one.
+    pub guards: Vec<String>,
+    /// Bootstrap replicates.
+    pub replicates: usize,
+}
+
+/// What came out.
+pub struct Compared {
+    pub report: Value,
+    /// Where the report lies.
+    pub path: PathBuf,
+}
+
+/// Compares; writes `evaluation.report.json`, `baseline.table.json` and `subject.table.json` into the output folder.
+///
+/// # Errors
+/// A checkpoint, the tokenizer, the data set or the preset cannot be used; a guard fails; the output cannot be written.
+pub fn compare(request: &CompareRequest, toolbox: &Toolbox, timestamp: &str, cancel: &AtomicBool) -> Result<Compared> {
+    let selection = Selection::from_name(&request.selection)
+        .ok_or_else(|| Error::SelectionName { name: request.selection.clone() })?;
+    let policies = policies(request)?;
+    let guards = Guards::load(toolbox, &request.guards)?;
+    let dataset = crate::run::open_dataset(&request.dataset)?;
+    let baseline = Checkpoint::open(&request.baseline)?;
+    baseline.config().served()?;
+    let subject = Checkpoint::open(&request.subject)?;
+    let tokenizer = Tokenizer::open(&request.baseline)?;
+    let plan = WindowPlan {
+        seq_len: request.seq_len,
+        preview: request.preview,
+        final_: request.final_windows,
+        seed: request.seed,
+        run: 0,
+        selection,
+        profile: Profile::Dev,
+    };
+    let windows = select(dataset.texts(), &tokenizer, &plan)?;
+    let metric = MetricOptions { seed: request.seed, replicates: request.replicates, alpha: 0.05 };
+    let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
+    let evaluator = Evaluator { toolbox, guards: &guards, dataset: &dataset, timestamp, hidden_bytes: 0, cancel };
+    let measured = evaluator.baseline(&*baseline, identity(&baseline, &tokenizer, request), windows, requests)?;
+    let changed = differences(&baseline, &subject)?;
+    let of_subject = Tokenizer::open(&request.subject)?;
+    let input = SubjectInput {
+        weights: &*subject,
+        identity: identity(&subject, &of_subject, request),
+        edit: EditIdentity {
+            name: if changed.is_empty() { "noop" } else { "custom" }.into(),
+            spec: String::new(),
+            digest: String::new(),
+            layers_modified: layers(&changed, &*subject),
+            params_changed: changed.iter().filter_map(|name| subject.meta(name)).map(TensorMeta::len).sum(),
+        },
+        changed,
+    };
+    let evaluation = evaluator.subject(&measured, &input, &policies, metric)?;
+    let path = request.out.join("evaluation.report.json");
+    put(&request.out.join("baseline.table.json"), &measured.table.to_json())?;
+    put(&request.out.join("subject.table.json"), &evaluation.table.to_json())?;
+    put(&path, &to_pretty(&evaluation.report))?;
+    Ok(Compared { report: evaluation.report, path })
+}
+
+fn policies(request: &CompareRequest) -> Result<Policies> {
+    let overrides = match &request.preset {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::io("read the preset", path, error))?;
+            Some(preset::overrides(&text)?)
+        }
+    };
+    let tier = Tier::from_name(&request.tier)?;
+    let inputs = PolicyInputs { tier, profile: Profile::Dev, edit: None, overrides: overrides.as_ref() };
+    Ok(Policies::resolve(&inputs)?)
+}
+
+fn identity(checkpoint: &Checkpoint, tokenizer: &Tokenizer, request: &CompareRequest) -> ModelIdentity {
+    let name = checkpoint.dir().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    ModelIdentity {
+        run_id: run_id(&[&name, tokenizer.digest(), &request.seed.to_string()]),
+        model_id: name,
+        revision: String::new(),
+        family: checkpoint.config().architecture_name.clone(),
+        tokenizer_digest: tokenizer.digest().into(),
+        vocab_size: tokenizer.vocab_size(),
+    }
+}
+
+/// Names of the tensors that differ, by content. Both files are read once.
+fn differences(baseline: &Checkpoint, subject: &Checkpoint) -> Result<BTreeSet<String>> {
+    let mut changed = BTreeSet::new();
+    for meta in baseline.tensors() {
+        let same = subject.meta(&meta.name).is_some_and(|other| other.shape == meta.shape && other.dtype == meta.dtype)
+            && baseline.tensor(&meta.name)?.bytes() == subject.tensor(&meta.name)?.bytes();
+        if !same {
+            changed.insert(meta.name.clone());
+        }
+    }
+    let added = subject.tensors().iter().filter(|meta| baseline.meta(&meta.name).is_none());
+    changed.extend(added.map(|meta| meta.name.clone()));
+    Ok(changed)
+}
+
+fn layers(changed: &BTreeSet<String>, subject: &dyn Weights) -> usize {
+    changed.iter().filter_map(|name| subject.meta(name)?.layer).collect::<BTreeSet<_>>().len()
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    write_whole(path, text.as_bytes()).map_err(|error| Error::io("write", path, error))
+}
