@@ -18,4 +18,4 @@ pub mod tiers;
 pub mod windows;
 
 pub use error::{Error, Result};
-pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure};
+pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure, needs_predictions};

@@ -260,7 +260,7 @@ fn predictions(
     let scores = Network::new(request.weights).and_then(|network| {
         network.score(&ScoreRequest {
             windows: &sequences,
-            reference: request.baseline.and_then(|baseline| baseline.reference),
+            reference: comparable(request),
             start: request.baseline.and_then(|baseline| baseline.hidden),
             keep: request.keep,
             cancel: request.cancel,
@@ -304,6 +304,20 @@ fn predictions(
     measured.reference = scores.reference;
     measured.hidden = scores.hidden;
     Ok(())
+}
+
+/// The baseline's predictions, where the model predicts the same token ids: without them there is no divergence, but losses
+/// there are.
+fn comparable<'a>(request: &MeasureRequest<'a>) -> Option<&'a Reference> {
+    let vocabulary = request.weights.output_head()?.shape.first().copied();
+    let reference = request.baseline?.reference?;
+    (vocabulary == Some(reference.vocabulary())).then_some(reference)
+}
+
+/// Whether a quantity takes a forward pass, so that a model that cannot be run has no row of it.
+#[must_use]
+pub fn needs_predictions(quantity: &str) -> bool {
+    OF_WINDOWS.contains(&quantity) || OF_DIVERGENCE.contains(&quantity)
 }
 
 /// The mean loss of a window: f64, in token order.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
-use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure};
+use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure, needs_predictions};
 use packhost_measure::report::{self, EditIdentity, Judged, ModelIdentity, ReportInputs, StructuralFailure};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};
@@ -97,7 +97,13 @@ impl Evaluator<'_> {
             all.dedup();
             Ok((baseline.table.clone(), self.against(baseline, subject, &all)?.table))
         };
-        let judged = self.guards.judge(policies, &metric, &baseline.table, &measured.table, &mut more)?;
+        // Of a subject that cannot be run there are no predictions, so guards that look at them have nothing to judge.
+        let may_judge = |guard: &str| {
+            let needs = |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
+            failure.is_none() || !baseline.requests.iter().any(needs)
+        };
+        let tables = (&baseline.table, &measured.table);
+        let judged = self.guards.judge(policies, &metric, tables, &may_judge, &mut more)?;
         let inputs = ReportInputs {
             timestamp: self.timestamp,
             host_version: env!("CARGO_PKG_VERSION"),

@@ -88,8 +88,9 @@ impl Guards {
         Ok(requests)
     }
 
-    /// Lets every guard judge. A guard that asks for more gets it from `more`, which returns the baseline's and the
-    /// subject's tables with the new rows in them; it must decide within a few rounds.
+    /// Lets every guard that `may_judge` allows judge. A guard that asks for more gets it from `more`, which returns the
+    /// baseline's and the subject's tables with the new rows in them; it must decide within a few rounds. `tables` are the
+    /// baseline's and the subject's.
     ///
     /// # Errors
     /// A guard fails, asks for what cannot be measured, or never decides.
@@ -97,14 +98,14 @@ impl Guards {
         &self,
         policies: &Policies,
         metric: &MetricOptions,
-        baseline: &Table,
-        subject: &Table,
+        tables: (&Table, &Table),
+        may_judge: &dyn Fn(&str) -> bool,
         more: &mut dyn FnMut(&[Request]) -> Result<(Table, Table)>,
     ) -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
-        for (guard, identity) in &self.guards {
+        for (guard, identity) in self.guards.iter().filter(|(_, identity)| may_judge(&identity.id)) {
             let policy = policies.for_guard(&identity.id, metric);
-            let verdict = decide(guard, identity, &policy, (baseline, subject), more)?;
+            let verdict = decide(guard, identity, &policy, tables, more)?;
             judged.push(judged_of(identity, policy, verdict)?);
         }
         Ok(judged)

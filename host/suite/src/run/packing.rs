@@ -9,7 +9,7 @@ use packhost_pack::keys::{self, SigningKey};
 use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
 use packhost_pack::seal::{self, Entry, RunInfo, SealRequest};
 use packhost_plugin::Lock;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::driver::Done;
 use super::paths;
@@ -145,11 +145,6 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     }
     entries.extend(model_entries(work)?);
     entries.extend(plugin_entries(work)?);
-    let revisions: serde_json::Map<String, Value> =
-        work.models.iter().map(|m| (m.request.id.clone(), json!({"revision": m.request.revision}))).collect();
-    let list: Vec<&str> = work.models.iter().map(|model| model.request.id.as_str()).collect();
-    let revisions = json!({"model_list": list, "models": revisions});
-    entries.push(Entry::bytes("metadata/model_revisions.json", packhost_pack::canonical::to_pretty(&revisions)));
     let tuned = "state/tuned_edit_params.json";
     if work.dir.path(tuned).is_file() {
         entries.push(Entry::file("metadata/tuned_edit_params.json", work.dir.path(tuned)));

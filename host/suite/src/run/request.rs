@@ -84,11 +84,16 @@ pub struct RunRequest {
 const REPLICATES: usize = 2000;
 
 impl RunRequest {
-    /// Refuses what cannot be told apart on disk.
+    /// Refuses what cannot be told apart on disk, and what a profile that demands coverage would not accept later.
     ///
     /// # Errors
-    /// Two models with one folder name.
+    /// Two models with one folder name; too few windows or replicates for the tier in profile ci or release.
     pub fn check(&self) -> Result<()> {
+        for model in &self.models {
+            let (preview, final_) = (model.size.preview, model.size.final_);
+            let floor = self.tier.coverage();
+            floor.enforce(self.tier, self.pack.profile, preview, final_, self.replicates())?;
+        }
         for (index, first) in self.models.iter().enumerate() {
             if let Some(second) = self.models[index + 1..].iter().find(|other| other.folder == first.folder) {
                 return Err(Error::ModelCollision {
