@@ -11,7 +11,12 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("packhost-e2e.").tempdir().unwrap() }
+        Self {
+            dir: tempfile::Builder::new()
+                .prefix("packhost-e2e.")
+                .tempdir()
+                .unwrap(),
+        }
     }
 
     /// A path in the test's folder.
@@ -30,10 +35,18 @@ impl Bench {
     /// `packhost` with these arguments, in the test's folder, with nothing of this machine's environment.
     pub fn packhost(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_packhost"));
-        command.args(arguments).current_dir(self.dir.path()).env_clear();
-        command.env("PATH", "/usr/bin:/bin").env("HOME", self.dir.path());
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear();
+        command
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.dir.path());
         // Components are compiled once for all tests.
-        command.env("PACKHOST_PLUGIN_CACHE", repository().join("target/test-plugin-cache"));
+        command.env(
+            "PACKHOST_PLUGIN_CACHE",
+            repository().join("target/test-plugin-cache"),
+        );
         command
     }
 
@@ -45,7 +58,10 @@ impl Bench {
     /// Exit code, standard output and standard error as one text.
     pub fn render(&self, output: &Output) -> String {
         let mut text = String::new();
-        let code = output.status.code().map_or("killed".into(), |code| code.to_string());
+        let code = output
+            .status
+            .code()
+            .map_or("killed".into(), |code| code.to_string());
         writeln!(text, "exit: {code}").unwrap();
         for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
             writeln!(text, "----- {name} -----").unwrap();

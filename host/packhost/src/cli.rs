@@ -37,16 +37,22 @@ pub enum Events {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a suite: make every subject, measure and judge it, seal the evidence
-    #[command(after_help = "Example:\n  packhost run --suite demo --plugins plugins --signing-key key.pem --out run1")]
+    #[command(
+        after_help = "Example:\n  packhost run --suite demo --plugins plugins --signing-key key.pem --out run1"
+    )]
     Run(Box<RunArgs>),
     /// Show what a run would do and the memory it needs, without loading or running anything
     #[command(after_help = "Example:\n  packhost plan --suite demo --plugins plugins")]
     Plan(Box<PlanArgs>),
     /// Apply one edit to a checkpoint and write the result as a checkpoint
-    #[command(after_help = "Example:\n  packhost edit models/base --spec quant_rtn:8:128:ffn --plugins plugins --out models/q8")]
+    #[command(
+        after_help = "Example:\n  packhost edit models/base --spec quant_rtn:8:128:ffn --plugins plugins --out models/q8"
+    )]
     Edit(EditArgs),
     /// Measure any checkpoint against a baseline on the same text and let the guards judge
-    #[command(after_help = "Example:\n  packhost evaluate --baseline models/base --subject models/q8 --dataset text.jsonl --out report")]
+    #[command(
+        after_help = "Example:\n  packhost evaluate --baseline models/base --subject models/q8 --dataset text.jsonl --out report"
+    )]
     Evaluate(EvaluateArgs),
     /// Make, check and look into evidence packs
     #[command(subcommand)]
@@ -58,7 +64,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  packhost doctor")]
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  packhost completions bash > /etc/bash_completion.d/packhost")]
+    #[command(
+        after_help = "Example:\n  packhost completions bash > /etc/bash_completion.d/packhost"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -182,6 +190,9 @@ pub struct RunArgs {
     /// Seal no pack unless the verdict is PASS
     #[arg(long)]
     pub require_pass: bool,
+    /// Profile of the run and of its reports: dev, ci or release [default: ci]
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -281,10 +292,14 @@ pub enum PackCommand {
     #[command(after_help = "Example:\n  packhost pack keygen signer.key.pem")]
     Keygen(KeygenArgs),
     /// Build a pack from reports that exist
-    #[command(after_help = "Example:\n  packhost pack build pack --final-verdict final_verdict.json --report r1/evaluation.report.json --signing-key signer.key.pem")]
+    #[command(
+        after_help = "Example:\n  packhost pack build pack --final-verdict final_verdict.json --report r1/evaluation.report.json --signing-key signer.key.pem"
+    )]
     Build(BuildArgs),
     /// Check a pack offline: signature, digests, every report
-    #[command(after_help = "Example:\n  packhost pack verify pack --strict --expected-fingerprint sha256:...")]
+    #[command(
+        after_help = "Example:\n  packhost pack verify pack --strict --expected-fingerprint sha256:..."
+    )]
     Verify(VerifyArgs),
     /// Say what a pack holds, without checking signature or reports
     #[command(after_help = "Example:\n  packhost pack inspect pack --json")]

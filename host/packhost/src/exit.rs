@@ -73,7 +73,10 @@ pub struct Failure {
 impl Failure {
     /// A failure that stands for itself.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self {
+            exit,
+            message: message.into(),
+        }
     }
 }
 
@@ -86,9 +89,10 @@ impl Failure {
             _ => None,
         };
         let mut message = match &error {
-            SuiteError::Interrupted | SuiteError::Measure(_) | SuiteError::Plugin(_) | SuiteError::Pack(_) => {
-                error.to_string()
-            }
+            SuiteError::Interrupted
+            | SuiteError::Measure(_)
+            | SuiteError::Plugin(_)
+            | SuiteError::Pack(_) => error.to_string(),
             _ => format!("failed to {error}"),
         };
         if let Some(hint) = hint {
@@ -133,15 +137,19 @@ impl Exit {
     fn of(error: &SuiteError) -> Self {
         match error {
             SuiteError::Io { source, .. } => Self::of_io(source),
-            SuiteError::Manifest { .. } | SuiteError::Suites { .. } | SuiteError::TunedParams { .. } => Self::Format,
+            SuiteError::Manifest { .. }
+            | SuiteError::Suites { .. }
+            | SuiteError::TunedParams { .. } => Self::Format,
             SuiteError::Preset { .. } | SuiteError::Journal { .. } => Self::Format,
-            SuiteError::UnknownSuite { .. } | SuiteError::UnknownScenario { .. } | SuiteError::EmptySuite { .. } => {
-                Self::Usage
-            }
+            SuiteError::UnknownSuite { .. }
+            | SuiteError::UnknownScenario { .. }
+            | SuiteError::EmptySuite { .. } => Self::Usage,
             SuiteError::DatasetKind { .. } | SuiteError::SelectionName { .. } => Self::Usage,
             SuiteError::ModelCollision { .. } | SuiteError::PlanChanged { .. } => Self::Usage,
             SuiteError::ScenarioSetting { .. } | SuiteError::EditSpec { .. } => Self::Parameter,
-            SuiteError::NothingSelected { .. } | SuiteError::NothingChanged { .. } => Self::Parameter,
+            SuiteError::NothingSelected { .. } | SuiteError::NothingChanged { .. } => {
+                Self::Parameter
+            }
             SuiteError::ModelAbsent { .. } | SuiteError::NothingToResume { .. } => Self::Missing,
             SuiteError::RunExists { .. } | SuiteError::RunIsBusy { .. } => Self::Output,
             SuiteError::PluginAbsent { .. } => Self::PluginRefused,
@@ -183,8 +191,12 @@ impl Exit {
         match error {
             Error::Read { source, .. } => Self::of_io(source),
             Error::BadLine { .. } | Error::Table(_) | Error::Preset(_) => Self::Format,
-            Error::EmptyDataset { .. } | Error::TooFewWindows { .. } | Error::BelowWindowFloor { .. } => Self::Data,
-            Error::TooFewTokens { .. } | Error::Coverage { .. } | Error::Tokenise { .. } => Self::Data,
+            Error::EmptyDataset { .. }
+            | Error::TooFewWindows { .. }
+            | Error::BelowWindowFloor { .. } => Self::Data,
+            Error::TooFewTokens { .. } | Error::Coverage { .. } | Error::Tokenise { .. } => {
+                Self::Data
+            }
             Error::WindowPlan(_) | Error::Policy(_) => Self::Parameter,
             Error::Request { .. } => Self::PluginFailed,
             Error::Cancelled => Self::Interrupted,

@@ -19,9 +19,16 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are results, wrong usage is not; clap knows where each belongs.
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
             let _ = error.print();
-            return if asked { Exit::Success.into() } else { Exit::Usage.into() };
+            return if asked {
+                Exit::Success.into()
+            } else {
+                Exit::Usage.into()
+            };
         }
     };
     match commands::run(cli) {

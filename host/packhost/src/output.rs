@@ -11,7 +11,8 @@ use crate::cli::Events;
 
 /// The sink for `form`.
 pub fn sink(form: Events) -> Box<dyn Sink> {
-    let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    let terminal = std::io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     match form {
         Events::Quiet => Box::new(packhost_suite::events::Silent),
         Events::Json => Box::new(JsonLines),
@@ -49,7 +50,8 @@ impl Live {
     fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         // The template is a constant that the test below parses, so the fallback is never taken.
-        let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(120));
         Self { bar }
@@ -61,12 +63,21 @@ const TEMPLATE: &str = "{spinner} [{elapsed}] {wide_bar} {pos}/{len} {msg}";
 impl Sink for Live {
     fn event(&self, event: &Event) {
         match event {
-            Event::RunStarted { tasks, already_completed, .. } => {
+            Event::RunStarted {
+                tasks,
+                already_completed,
+                ..
+            } => {
                 self.bar.set_length(*tasks as u64);
                 self.bar.set_position(*already_completed as u64);
             }
-            Event::TaskStarted { scenario, task_type, .. } => {
-                self.bar.set_message(scenario.clone().unwrap_or_else(|| task_type.to_lowercase()));
+            Event::TaskStarted {
+                scenario,
+                task_type,
+                ..
+            } => {
+                self.bar
+                    .set_message(scenario.clone().unwrap_or_else(|| task_type.to_lowercase()));
             }
             Event::TaskCompleted { .. } | Event::TaskFailed { .. } => self.bar.inc(1),
             Event::RunFinished { .. } => self.bar.finish_and_clear(),
@@ -81,19 +92,45 @@ impl Sink for Live {
 /// The line for people, if the event deserves one.
 fn describe(event: &Event) -> Option<String> {
     Some(match event {
-        Event::RunStarted { run_dir, suite, tasks, already_completed, resumed } => match resumed {
-            true => format!("resuming suite {suite} in {run_dir}: {already_completed} of {tasks} tasks are done"),
+        Event::RunStarted {
+            run_dir,
+            suite,
+            tasks,
+            already_completed,
+            resumed,
+        } => match resumed {
+            true => format!(
+                "resuming suite {suite} in {run_dir}: {already_completed} of {tasks} tasks are done"
+            ),
             false => format!("running suite {suite} in {run_dir}: {tasks} tasks"),
         },
         Event::TaskStarted { .. } => return None,
         Event::TaskCompleted { summary, .. } if summary.is_empty() => return None,
-        Event::TaskCompleted { seconds, summary, .. } => format!("{seconds:7.2} s  {summary}"),
-        Event::TaskFailed { task, message, seconds, .. } => format!("{seconds:7.2} s  FAILED {task}: {message}"),
-        Event::TaskBlocked { task, .. } => format!("           cannot run {task}: a task that it needs failed"),
+        Event::TaskCompleted {
+            seconds, summary, ..
+        } => format!("{seconds:7.2} s  {summary}"),
+        Event::TaskFailed {
+            task,
+            message,
+            seconds,
+            ..
+        } => format!("{seconds:7.2} s  FAILED {task}: {message}"),
+        Event::TaskBlocked { task, .. } => {
+            format!("           cannot run {task}: a task that it needs failed")
+        }
         Event::Warning { message } => format!("warning: {message}"),
-        Event::RunFinished { verdict, completed, failed, blocked, seconds, .. } => {
+        Event::RunFinished {
+            verdict,
+            completed,
+            failed,
+            blocked,
+            seconds,
+            ..
+        } => {
             let verdict = verdict.as_deref().unwrap_or("none");
-            format!("verdict {verdict}: {completed} tasks done, {failed} failed, {blocked} blocked in {seconds:.1} s")
+            format!(
+                "verdict {verdict}: {completed} tasks done, {failed} failed, {blocked} blocked in {seconds:.1} s"
+            )
         }
     })
 }
@@ -114,8 +151,13 @@ mod tests {
 
     #[test]
     fn people_are_not_told_of_every_start() {
-        let started =
-            Event::TaskStarted { task: "t".into(), task_type: "X", model: None, scenario: None, run: None };
+        let started = Event::TaskStarted {
+            task: "t".into(),
+            task_type: "X",
+            model: None,
+            scenario: None,
+            run: None,
+        };
         assert_eq!(describe(&started), None);
     }
 }

@@ -41,7 +41,12 @@ impl FromVariable for bool {
 
 impl FromVariable for Vec<String> {
     fn parse(text: &str) -> Result<Self, &'static str> {
-        Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Into::into).collect())
+        Ok(text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(Into::into)
+            .collect())
     }
 }
 
@@ -164,7 +169,7 @@ settings! {
     sign: bool = ["PACK_SIGN_MANIFEST"];
     /// Ed25519 private key; without it a throw-away key signs.
     signing_key: PathBuf = ["PACK_SIGNING_KEY"];
-    /// Verification profile: dev, ci or release.
+    /// Profile of the run and of its reports: dev, ci or release; ci by default.
     profile: String = ["PACK_VERIFY_PROFILE"];
     /// Report assurance: report, strict or off.
     report_assurance: String = ["PACK_REPORT_ASSURANCE"];
@@ -173,11 +178,17 @@ settings! {
 }
 
 /// The first of `names` that is set and not empty, parsed.
-fn variable<T: FromVariable>(get: &impl Fn(&str) -> Option<String>, names: &[&str]) -> Result<Option<T>, Failure> {
+fn variable<T: FromVariable>(
+    get: &impl Fn(&str) -> Option<String>,
+    names: &[&str],
+) -> Result<Option<T>, Failure> {
     for name in names {
         if let Some(text) = get(name).filter(|text| !text.is_empty()) {
             return T::parse(&text).map(Some).map_err(|expected| {
-                Failure::new(Exit::Usage, format!("environment variable {name}: `{text}` is not {expected}"))
+                Failure::new(
+                    Exit::Usage,
+                    format!("environment variable {name}: `{text}` is not {expected}"),
+                )
             });
         }
     }
@@ -193,12 +204,22 @@ pub fn from_file(path: Option<&Path>) -> Result<Layer, Failure> {
     let (path, named) = (path.unwrap_or(default), path.is_some());
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => return Ok(Layer::default()),
-        Err(error) => return Err(Failure::new(Exit::Missing, format!("failed to read {}: {error}", path.display()))),
+        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Layer::default());
+        }
+        Err(error) => {
+            return Err(Failure::new(
+                Exit::Missing,
+                format!("failed to read {}: {error}", path.display()),
+            ));
+        }
     };
     toml::from_str(&text).map_err(|error| {
         let message = error.to_string();
-        Failure::new(Exit::Usage, format!("failed to read {}: {}", path.display(), message.trim_end()))
+        Failure::new(
+            Exit::Usage,
+            format!("failed to read {}: {}", path.display(), message.trim_end()),
+        )
     })
 }
 
@@ -209,7 +230,10 @@ mod tests {
 
     #[test]
     fn layers_replace_value_by_value() {
-        let flags = Layer { seed: Some(1), ..Layer::default() };
+        let flags = Layer {
+            seed: Some(1),
+            ..Layer::default()
+        };
         let environment = |name: &str| match name {
             "PACK_SUITE" => Some("demo".into()),
             "CLEAN_EDIT_RUNS" => Some("4".into()),
@@ -218,9 +242,21 @@ mod tests {
             "PACK_SCENARIO_IDS" => Some("x, y,,".into()),
             _ => None,
         };
-        let file: Layer = toml::from_str("suite = \"full\"\nseed = 9\nstress_runs = 2\n[limits]\nhandles = 3").unwrap();
-        let all = flags.or(Layer::from_environment(environment).unwrap()).or(file);
-        assert_eq!((all.suite.as_deref(), all.seed, all.clean_runs, all.stress_runs), (Some("demo"), Some(1), Some(4), Some(2)));
+        let file: Layer =
+            toml::from_str("suite = \"full\"\nseed = 9\nstress_runs = 2\n[limits]\nhandles = 3")
+                .unwrap();
+        let all = flags
+            .or(Layer::from_environment(environment).unwrap())
+            .or(file);
+        assert_eq!(
+            (
+                all.suite.as_deref(),
+                all.seed,
+                all.clean_runs,
+                all.stress_runs
+            ),
+            (Some("demo"), Some(1), Some(4), Some(2))
+        );
         assert_eq!(all.out, Some("a".into()));
         assert_eq!(all.scenario_ids, Some(vec!["x".into(), "y".into()]));
         assert_eq!(all.limits.unwrap().handles, 3);
@@ -228,8 +264,13 @@ mod tests {
 
     #[test]
     fn what_does_not_parse_is_named() {
-        let failure = Layer::from_environment(|name| (name == "PACKHOST_SEED").then(|| "-1".into())).unwrap_err();
-        assert_eq!(failure.message, "environment variable PACKHOST_SEED: `-1` is not a whole number that is not negative");
+        let failure =
+            Layer::from_environment(|name| (name == "PACKHOST_SEED").then(|| "-1".into()))
+                .unwrap_err();
+        assert_eq!(
+            failure.message,
+            "environment variable PACKHOST_SEED: `-1` is not a whole number that is not negative"
+        );
         assert!(toml::from_str::<Layer>("siute = \"demo\"").is_err());
         assert!(toml::from_str::<Layer>("[limits]\nhandels = 3").is_err());
     }

@@ -54,9 +54,16 @@ pub struct Compared {
 ///
 /// # Errors
 /// A checkpoint, the tokenizer, the data set or the preset cannot be used; a guard fails; the output cannot be written.
-pub fn compare(request: &CompareRequest, toolbox: &Toolbox, timestamp: &str, cancel: &AtomicBool) -> Result<Compared> {
-    let selection = Selection::from_name(&request.selection)
-        .ok_or_else(|| Error::SelectionName { name: request.selection.clone() })?;
+pub fn compare(
+    request: &CompareRequest,
+    toolbox: &Toolbox,
+    timestamp: &str,
+    cancel: &AtomicBool,
+) -> Result<Compared> {
+    let selection =
+        Selection::from_name(&request.selection).ok_or_else(|| Error::SelectionName {
+            name: request.selection.clone(),
+        })?;
     let policies = policies(request)?;
     let guards = Guards::load(toolbox, &request.guards)?;
     let dataset = crate::run::open_dataset(&request.dataset)?;
@@ -74,10 +81,26 @@ pub fn compare(request: &CompareRequest, toolbox: &Toolbox, timestamp: &str, can
         profile: Profile::Dev,
     };
     let windows = select(dataset.texts(), &tokenizer, &plan)?;
-    let metric = MetricOptions { seed: request.seed, replicates: request.replicates, alpha: 0.05 };
+    let metric = MetricOptions {
+        seed: request.seed,
+        replicates: request.replicates,
+        alpha: 0.05,
+    };
     let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
-    let evaluator = Evaluator { toolbox, guards: &guards, dataset: &dataset, timestamp, hidden_bytes: 0, cancel };
-    let measured = evaluator.baseline(&*baseline, identity(&baseline, &tokenizer, request), windows, requests)?;
+    let evaluator = Evaluator {
+        toolbox,
+        guards: &guards,
+        dataset: &dataset,
+        timestamp,
+        hidden_bytes: 0,
+        cancel,
+    };
+    let measured = evaluator.baseline(
+        &*baseline,
+        identity(&baseline, &tokenizer, request),
+        windows,
+        requests,
+    )?;
     let changed = differences(&baseline, &subject)?;
     let of_subject = Tokenizer::open(&request.subject)?;
     let input = SubjectInput {
@@ -88,33 +111,59 @@ pub fn compare(request: &CompareRequest, toolbox: &Toolbox, timestamp: &str, can
             spec: String::new(),
             digest: String::new(),
             layers_modified: layers(&changed, &*subject),
-            params_changed: changed.iter().filter_map(|name| subject.meta(name)).map(TensorMeta::len).sum(),
+            params_changed: changed
+                .iter()
+                .filter_map(|name| subject.meta(name))
+                .map(TensorMeta::len)
+                .sum(),
         },
         changed,
     };
     let evaluation = evaluator.subject(&measured, &input, &policies, metric)?;
     let path = request.out.join("evaluation.report.json");
-    put(&request.out.join("baseline.table.json"), &measured.table.to_json())?;
-    put(&request.out.join("subject.table.json"), &evaluation.table.to_json())?;
+    put(
+        &request.out.join("baseline.table.json"),
+        &measured.table.to_json(),
+    )?;
+    put(
+        &request.out.join("subject.table.json"),
+        &evaluation.table.to_json(),
+    )?;
     put(&path, &to_pretty(&evaluation.report))?;
-    Ok(Compared { report: evaluation.report, path })
+    Ok(Compared {
+        report: evaluation.report,
+        path,
+    })
 }
 
 fn policies(request: &CompareRequest) -> Result<Policies> {
     let overrides = match &request.preset {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Error::io("read the preset", path, error))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Error::io("read the preset", path, error))?;
             Some(preset::overrides(&text)?)
         }
     };
     let tier = Tier::from_name(&request.tier)?;
-    let inputs = PolicyInputs { tier, profile: Profile::Dev, edit: None, overrides: overrides.as_ref() };
+    let inputs = PolicyInputs {
+        tier,
+        profile: Profile::Dev,
+        edit: None,
+        overrides: overrides.as_ref(),
+    };
     Ok(Policies::resolve(&inputs)?)
 }
 
-fn identity(checkpoint: &Checkpoint, tokenizer: &Tokenizer, request: &CompareRequest) -> ModelIdentity {
-    let name = checkpoint.dir().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+fn identity(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    request: &CompareRequest,
+) -> ModelIdentity {
+    let name = checkpoint
+        .dir()
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     ModelIdentity {
         run_id: run_id(&[&name, tokenizer.digest(), &request.seed.to_string()]),
         model_id: name,
@@ -129,19 +178,28 @@ fn identity(checkpoint: &Checkpoint, tokenizer: &Tokenizer, request: &CompareReq
 fn differences(baseline: &Checkpoint, subject: &Checkpoint) -> Result<BTreeSet<String>> {
     let mut changed = BTreeSet::new();
     for meta in baseline.tensors() {
-        let same = subject.meta(&meta.name).is_some_and(|other| other.shape == meta.shape && other.dtype == meta.dtype)
+        let same = subject
+            .meta(&meta.name)
+            .is_some_and(|other| other.shape == meta.shape && other.dtype == meta.dtype)
             && baseline.tensor(&meta.name)?.bytes() == subject.tensor(&meta.name)?.bytes();
         if !same {
             changed.insert(meta.name.clone());
         }
     }
-    let added = subject.tensors().iter().filter(|meta| baseline.meta(&meta.name).is_none());
+    let added = subject
+        .tensors()
+        .iter()
+        .filter(|meta| baseline.meta(&meta.name).is_none());
     changed.extend(added.map(|meta| meta.name.clone()));
     Ok(changed)
 }
 
 fn layers(changed: &BTreeSet<String>, subject: &dyn Weights) -> usize {
-    changed.iter().filter_map(|name| subject.meta(name)?.layer).collect::<BTreeSet<_>>().len()
+    changed
+        .iter()
+        .filter_map(|name| subject.meta(name)?.layer)
+        .collect::<BTreeSet<_>>()
+        .len()
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

@@ -8,7 +8,12 @@ use packhost_tensor::Tensor;
 /// Facts about a model, for plugins. A tied head that is stored is left out: it is visited once, under the embedding's name.
 pub fn model_info(weights: &dyn Weights) -> ModelInfo {
     let config = weights.config();
-    let tensors = weights.tensors().iter().filter(|meta| meta.tied_to.is_none()).map(tensor_info).collect();
+    let tensors = weights
+        .tensors()
+        .iter()
+        .filter(|meta| meta.tied_to.is_none())
+        .map(tensor_info)
+        .collect();
     ModelInfo {
         architecture: config.architecture_name.clone(),
         layers: narrow(config.num_hidden_layers),
@@ -72,13 +77,18 @@ impl Draft for OverlayDraft<'_> {
 
     fn get(&self, name: &str) -> Result<(TensorInfo, Tensor), Failure> {
         let tensor = self.0.tensor(name).map_err(Self::failed)?;
-        let meta = self.0.meta(name).ok_or_else(|| Failure::Failed(format!("there is no tensor `{name}`")))?;
+        let meta = self
+            .0
+            .meta(name)
+            .ok_or_else(|| Failure::Failed(format!("there is no tensor `{name}`")))?;
         Ok((tensor_info(meta), tensor))
     }
 
     fn put(&mut self, name: &str, tensor: Tensor) -> Result<(), Failure> {
         if name.is_empty() || name == "__metadata__" {
-            return Err(Failure::InvalidParams(format!("`{name}` cannot be the name of a tensor")));
+            return Err(Failure::InvalidParams(format!(
+                "`{name}` cannot be the name of a tensor"
+            )));
         }
         self.0.put(name, tensor).map_err(Self::failed)
     }
@@ -92,7 +102,8 @@ impl Draft for OverlayDraft<'_> {
     }
 
     fn set_config(&mut self, config: &str) -> Result<(), Failure> {
-        let json = serde_json::from_str(config).map_err(|error| Failure::InvalidParams(error.to_string()))?;
+        let json = serde_json::from_str(config)
+            .map_err(|error| Failure::InvalidParams(error.to_string()))?;
         self.0.set_config(json).map_err(Self::failed)
     }
 }

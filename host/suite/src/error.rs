@@ -10,7 +10,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// A file operation failed.
     #[error("{action} {}: {source}", path.display())]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("read the scenario manifest {}: {message}", path.display())]
     Manifest { path: PathBuf, message: String },
     #[error("read the suite file {}: {message}", path.display())]
@@ -21,16 +25,28 @@ pub enum Error {
     UnknownScenario { id: String, known: Vec<String> },
     #[error("select scenarios: suite `{suite}` has none in this manifest")]
     EmptySuite { suite: String },
-    #[error("use setting `{key}` of scenario `{scenario}`: names are INVARLOCK_ and capitals, values are strings, numbers or booleans")]
+    #[error(
+        "use setting `{key}` of scenario `{scenario}`: names are INVARLOCK_ and capitals, values are strings, numbers or booleans"
+    )]
     ScenarioSetting { scenario: String, key: String },
     #[error("read the tuned edit parameters {}: {message}", path.display())]
     TunedParams { path: PathBuf, message: String },
     #[error("resolve edit `{spec}`: {status}{}", if reason.is_empty() { String::new() } else { format!(", {reason}") })]
-    EditSpec { spec: String, status: String, reason: String },
+    EditSpec {
+        spec: String,
+        status: String,
+        reason: String,
+    },
     #[error("find the checkpoint of model `{model}` at {}; fetch it there, or name its folder with --model-path `{model}`=DIR", path.display())]
     ModelAbsent { model: String, path: PathBuf },
-    #[error("use models `{first}` and `{second}` in one run: both are called `{folder}` as a folder")]
-    ModelCollision { first: String, second: String, folder: String },
+    #[error(
+        "use models `{first}` and `{second}` in one run: both are called `{folder}` as a folder"
+    )]
+    ModelCollision {
+        first: String,
+        second: String,
+        folder: String,
+    },
     #[error("find a plugin for {what}; name the folder that holds it with --plugins")]
     PluginAbsent { what: String },
     #[error("apply edit `{edit}`: scope `{scope}` selects no tensor of this model")]
@@ -43,15 +59,23 @@ pub enum Error {
     NothingToResume { path: PathBuf },
     #[error("use the run directory {}: another packhost is running in it", path.display())]
     RunIsBusy { path: PathBuf },
-    #[error("resume: `{key}` was {stored} when the run began and is {now} now; use the same settings or start a new run")]
-    PlanChanged { key: String, stored: String, now: String },
+    #[error(
+        "resume: `{key}` was {stored} when the run began and is {now} now; use the same settings or start a new run"
+    )]
+    PlanChanged {
+        key: String,
+        stored: String,
+        now: String,
+    },
     #[error("use the journal {}: {message}", path.display())]
     Journal { path: PathBuf, message: String },
     #[error("use the preset {}: {message}", path.display())]
     Preset { path: PathBuf, message: String },
     #[error("fit the run into memory: {needed} bytes are needed and {available} are there")]
     Infeasible { needed: u64, available: u64 },
-    #[error("get a verdict from guard `{guard}`: it asked for more {rounds} times and never decided")]
+    #[error(
+        "get a verdict from guard `{guard}`: it asked for more {rounds} times and never decided"
+    )]
     EndlessRounds { guard: String, rounds: usize },
     #[error("read the answer of guard `{guard}`: {message}")]
     GuardAnswer { guard: String, message: String },
@@ -64,7 +88,12 @@ pub enum Error {
     #[error("use a data set of kind `{kind}`; there are local_jsonl and text")]
     DatasetKind { kind: String },
     #[error("finish the run: tasks failed: {failed}, could not run: {blocked}; the first said: {first}; logs are in {}; repair the cause and use --resume", log.display())]
-    TasksFailed { failed: usize, blocked: usize, log: PathBuf, first: Box<Error> },
+    TasksFailed {
+        failed: usize,
+        blocked: usize,
+        log: PathBuf,
+        first: Box<Error>,
+    },
     #[error(transparent)]
     Tensor(#[from] packhost_tensor::Error),
     #[error(transparent)]
@@ -81,10 +110,20 @@ impl Error {
     /// A stable word for logs, events and retry rules.
     pub fn class(&self) -> &'static str {
         match self {
-            Self::Io { .. } | Self::RunExists { .. } | Self::RunIsBusy { .. } | Self::NothingToResume { .. } => "io",
-            Self::Manifest { .. } | Self::Suites { .. } | Self::TunedParams { .. } | Self::Preset { .. } => "config",
-            Self::UnknownSuite { .. } | Self::UnknownScenario { .. } | Self::EmptySuite { .. } => "config",
-            Self::ScenarioSetting { .. } | Self::EditSpec { .. } | Self::PlanChanged { .. } => "config",
+            Self::Io { .. }
+            | Self::RunExists { .. }
+            | Self::RunIsBusy { .. }
+            | Self::NothingToResume { .. } => "io",
+            Self::Manifest { .. }
+            | Self::Suites { .. }
+            | Self::TunedParams { .. }
+            | Self::Preset { .. } => "config",
+            Self::UnknownSuite { .. } | Self::UnknownScenario { .. } | Self::EmptySuite { .. } => {
+                "config"
+            }
+            Self::ScenarioSetting { .. } | Self::EditSpec { .. } | Self::PlanChanged { .. } => {
+                "config"
+            }
             Self::ModelAbsent { .. } | Self::ModelCollision { .. } | Self::Model(_) => "model",
             Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
             Self::EndlessRounds { .. } | Self::GuardAnswer { .. } => "guard",
@@ -103,6 +142,10 @@ impl Error {
 
     /// A failed file operation; `action` fits "failed to {action} {path}".
     pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { action, path: path.into(), source }
+        Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
     }
 }

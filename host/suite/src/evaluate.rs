@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
-use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure, needs_predictions};
-use packhost_measure::report::{self, EditIdentity, Judged, ModelIdentity, ReportInputs, StructuralFailure};
+use packhost_measure::report::{
+    self, EditIdentity, Judged, ModelIdentity, ReportInputs, StructuralFailure,
+};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};
 use packhost_measure::windows::Windows;
-use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
+use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure, needs_predictions};
 use packhost_model::Weights;
+use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
 use serde_json::Value;
 
 use crate::Result;
@@ -68,13 +70,31 @@ impl Evaluator<'_> {
         windows: Windows,
         requests: Vec<Request>,
     ) -> Result<MeasuredBaseline> {
-        let keep = KeepPolicy { reference: true, hidden_bytes: self.hidden_bytes };
+        let keep = KeepPolicy {
+            reference: true,
+            hidden_bytes: self.hidden_bytes,
+        };
         let measured = self.measure(weights, &windows, &requests, None, Some(keep))?;
         if let Some(message) = measured.structural_failure {
-            return Err(crate::Error::BaselineFails { model: identity.model_id, message });
+            return Err(crate::Error::BaselineFails {
+                model: identity.model_id,
+                message,
+            });
         }
-        let Measured { table, reference, hidden, .. } = measured;
-        Ok(MeasuredBaseline { windows, identity, requests, table, reference, hidden })
+        let Measured {
+            table,
+            reference,
+            hidden,
+            ..
+        } = measured;
+        Ok(MeasuredBaseline {
+            windows,
+            identity,
+            requests,
+            table,
+            reference,
+            hidden,
+        })
     }
 
     /// Measures a subject, lets the guards judge and makes the report.
@@ -95,15 +115,21 @@ impl Evaluator<'_> {
             all.extend_from_slice(wanted);
             all.sort();
             all.dedup();
-            Ok((baseline.table.clone(), self.against(baseline, subject, &all)?.table))
+            Ok((
+                baseline.table.clone(),
+                self.against(baseline, subject, &all)?.table,
+            ))
         };
         // Of a subject that cannot be run there are no predictions, so guards that look at them have nothing to judge.
         let may_judge = |guard: &str| {
-            let needs = |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
+            let needs =
+                |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
             failure.is_none() || !baseline.requests.iter().any(needs)
         };
         let tables = (&baseline.table, &measured.table);
-        let judged = self.guards.judge(policies, &metric, tables, &may_judge, &mut more)?;
+        let judged = self
+            .guards
+            .judge(policies, &metric, tables, &may_judge, &mut more)?;
         let inputs = ReportInputs {
             timestamp: self.timestamp,
             host_version: env!("CARGO_PKG_VERSION"),
@@ -121,21 +147,40 @@ impl Evaluator<'_> {
         };
         let report = match &failure {
             None => report::build(&inputs)?,
-            Some(message) => {
-                report::structural_failure(&inputs, &StructuralFailure { kind: &subject.edit.name, message })
-            }
+            Some(message) => report::structural_failure(
+                &inputs,
+                &StructuralFailure {
+                    kind: &subject.edit.name,
+                    message,
+                },
+            ),
         };
-        Ok(Evaluation { report, table: measured.table, judged })
+        Ok(Evaluation {
+            report,
+            table: measured.table,
+            judged,
+        })
     }
 
-    fn against(&self, baseline: &MeasuredBaseline, subject: &SubjectInput<'_>, requests: &[Request]) -> Result<Measured> {
+    fn against(
+        &self,
+        baseline: &MeasuredBaseline,
+        subject: &SubjectInput<'_>,
+        requests: &[Request],
+    ) -> Result<Measured> {
         let known = Baseline {
             table: &baseline.table,
             changed: &subject.changed,
             reference: baseline.reference.as_ref(),
             hidden: baseline.hidden.as_ref(),
         };
-        self.measure(subject.weights, &baseline.windows, requests, Some(known), None)
+        self.measure(
+            subject.weights,
+            &baseline.windows,
+            requests,
+            Some(known),
+            None,
+        )
     }
 
     fn measure(
@@ -153,7 +198,10 @@ impl Evaluator<'_> {
             requests,
             baseline,
             keep,
-            probe: Some(&|request, meta, tensor| self.guards.probe(request, meta, tensor, &self.toolbox.device)),
+            probe: Some(&|request, meta, tensor| {
+                self.guards
+                    .probe(request, meta, tensor, &self.toolbox.device)
+            }),
             cancel: Some(self.cancel),
         };
         Ok(self.toolbox.device.install(|| measure(&request))?)

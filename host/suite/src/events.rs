@@ -11,19 +11,52 @@ pub const VERSION: u32 = 1;
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The run begins or goes on.
-    RunStarted { run_dir: String, suite: String, tasks: usize, already_completed: usize, resumed: bool },
+    RunStarted {
+        run_dir: String,
+        suite: String,
+        tasks: usize,
+        already_completed: usize,
+        resumed: bool,
+    },
     /// A task begins.
-    TaskStarted { task: String, task_type: &'static str, model: Option<String>, scenario: Option<String>, run: Option<u32> },
+    TaskStarted {
+        task: String,
+        task_type: &'static str,
+        model: Option<String>,
+        scenario: Option<String>,
+        run: Option<u32>,
+    },
     /// A task ended well. `summary` is one line for people.
-    TaskCompleted { task: String, task_type: &'static str, seconds: f64, summary: String },
+    TaskCompleted {
+        task: String,
+        task_type: &'static str,
+        seconds: f64,
+        summary: String,
+    },
     /// A task ended in an error.
-    TaskFailed { task: String, task_type: &'static str, seconds: f64, class: &'static str, message: String },
+    TaskFailed {
+        task: String,
+        task_type: &'static str,
+        seconds: f64,
+        class: &'static str,
+        message: String,
+    },
     /// A task can never run because one that it needs failed.
-    TaskBlocked { task: String, task_type: &'static str },
+    TaskBlocked {
+        task: String,
+        task_type: &'static str,
+    },
     /// Something worth a person's attention that stops nothing.
     Warning { message: String },
     /// The run ended. `verdict` is absent when it did not get that far.
-    RunFinished { verdict: Option<String>, pack: Option<String>, completed: usize, failed: usize, blocked: usize, seconds: f64 },
+    RunFinished {
+        verdict: Option<String>,
+        pack: Option<String>,
+        completed: usize,
+        failed: usize,
+        blocked: usize,
+        seconds: f64,
+    },
 }
 
 /// Where events go. Called from several threads.

@@ -35,7 +35,11 @@ pub enum TaskKind {
     /// Make the subject of a scenario.
     Create { scenario: usize },
     /// Measure and judge it on the windows of `seed`.
-    Evaluate { scenario: usize, run: u32, seed: u64 },
+    Evaluate {
+        scenario: usize,
+        run: u32,
+        seed: u64,
+    },
     /// Drop the subject.
     Cleanup { scenario: usize },
     /// Judge the whole run.
@@ -82,20 +86,45 @@ impl Graph {
         let mut graph = Self { tasks: Vec::new() };
         let mut evaluations = Vec::new();
         for (index, model) in models.iter().enumerate() {
-            evaluations.extend(ModelGraph { graph: &mut graph, model, index, counts }.generate(scenarios));
+            evaluations.extend(
+                ModelGraph {
+                    graph: &mut graph,
+                    model,
+                    index,
+                    counts,
+                }
+                .generate(scenarios),
+            );
         }
         let verdict = graph.push("run", None, TaskKind::Verdict, evaluations);
         graph.push("run", None, TaskKind::Pack, vec![verdict]);
         graph
     }
 
-    fn push(&mut self, owner: &str, model: Option<usize>, kind: TaskKind, dependencies: Vec<TaskIndex>) -> TaskIndex {
+    fn push(
+        &mut self,
+        owner: &str,
+        model: Option<usize>,
+        kind: TaskKind,
+        dependencies: Vec<TaskIndex>,
+    ) -> TaskIndex {
         let index = self.tasks.len();
         let type_name = kind.type_name();
         let digest = Sha256::digest(format!("{owner}/{kind:?}"));
-        let id = format!("{owner}_{type_name}_{:03}_{:02x}{:02x}", index + 1, digest[0], digest[1]);
+        let id = format!(
+            "{owner}_{type_name}_{:03}_{:02x}{:02x}",
+            index + 1,
+            digest[0],
+            digest[1]
+        );
         let priority = kind.priority();
-        self.tasks.push(Task { id, kind, model, dependencies, priority });
+        self.tasks.push(Task {
+            id,
+            kind,
+            model,
+            dependencies,
+            priority,
+        });
         index
     }
 }
@@ -114,18 +143,33 @@ impl ModelGraph<'_> {
         let seed = |run: u32| self.counts.seed + u64::from(run) - 1;
         let most_runs = scenarios.iter().map(|s| self.runs(s)).max().unwrap_or(0);
         let calibration_runs = self.counts.calibration_runs;
-        let kinds = (1..=calibration_runs.max(most_runs)).map(|run| match run <= calibration_runs {
-            true => TaskKind::CalibrationRun { run, seed: seed(run) },
-            false => TaskKind::BaselineReport { seed: seed(run) },
-        });
+        let kinds =
+            (1..=calibration_runs.max(most_runs)).map(|run| match run <= calibration_runs {
+                true => TaskKind::CalibrationRun {
+                    run,
+                    seed: seed(run),
+                },
+                false => TaskKind::BaselineReport { seed: seed(run) },
+            });
         let kinds: Vec<_> = kinds.collect();
-        let baselines: Vec<_> = kinds.into_iter().map(|kind| self.push(kind, vec![setup])).collect();
+        let baselines: Vec<_> = kinds
+            .into_iter()
+            .map(|kind| self.push(kind, vec![setup]))
+            .collect();
         let calibration = baselines[..calibration_runs as usize].to_vec();
-        let preset = (calibration_runs > 0).then(|| self.push(TaskKind::GeneratePreset, calibration));
+        let preset =
+            (calibration_runs > 0).then(|| self.push(TaskKind::GeneratePreset, calibration));
         let in_order = [Category::Clean, Category::Stress, Category::ErrorInjection]
             .into_iter()
-            .flat_map(|category| scenarios.iter().enumerate().filter(move |(_, s)| s.category == category));
-        in_order.flat_map(|(index, scenario)| self.scenario(index, scenario, setup, preset, &baselines)).collect()
+            .flat_map(|category| {
+                scenarios
+                    .iter()
+                    .enumerate()
+                    .filter(move |(_, s)| s.category == category)
+            });
+        in_order
+            .flat_map(|(index, scenario)| self.scenario(index, scenario, setup, preset, &baselines))
+            .collect()
     }
 
     fn scenario(
@@ -145,7 +189,14 @@ impl ModelGraph<'_> {
             .map(|run| {
                 let seed = self.counts.seed + u64::from(run) - 1;
                 let needs = [Some(create), preset, Some(baselines[run as usize - 1])];
-                self.push(TaskKind::Evaluate { scenario, run, seed }, needs.into_iter().flatten().collect())
+                self.push(
+                    TaskKind::Evaluate {
+                        scenario,
+                        run,
+                        seed,
+                    },
+                    needs.into_iter().flatten().collect(),
+                )
             })
             .collect();
         self.push(TaskKind::Cleanup { scenario }, evaluations.clone());
@@ -161,7 +212,8 @@ impl ModelGraph<'_> {
     }
 
     fn push(&mut self, kind: TaskKind, dependencies: Vec<TaskIndex>) -> TaskIndex {
-        self.graph.push(self.model, Some(self.index), kind, dependencies)
+        self.graph
+            .push(self.model, Some(self.index), kind, dependencies)
     }
 }
 
@@ -205,7 +257,9 @@ pub(crate) mod tests {
     pub(crate) fn scenario(id: &str, category: &str) -> Scenario {
         let generation = match category {
             "error_injection" => serde_json::json!({"kind": "error", "error_type": id}),
-            _ => serde_json::json!({"kind": "edit", "edit_spec": "quant_rtn:8:all", "version": category}),
+            _ => {
+                serde_json::json!({"kind": "edit", "edit_spec": "quant_rtn:8:all", "version": category})
+            }
         };
         serde_json::from_value(serde_json::json!({
             "id": id, "category": category, "failure_class": "x", "strictness": "informational", "intent": "x",
@@ -215,14 +269,27 @@ pub(crate) mod tests {
     }
 
     fn counts() -> Counts {
-        Counts { calibration_runs: 2, clean_runs: 3, stress_runs: 1, error_runs: 1, seed: 42 }
+        Counts {
+            calibration_runs: 2,
+            clean_runs: 3,
+            stress_runs: 1,
+            error_runs: 1,
+            seed: 42,
+        }
     }
 
     #[test]
     fn graph_has_the_reference_shape() {
-        let scenarios = [scenario("fault", "error_injection"), scenario("clean", "clean")];
+        let scenarios = [
+            scenario("fault", "error_injection"),
+            scenario("clean", "clean"),
+        ];
         let graph = Graph::generate(&["m".into()], &scenarios, &counts());
-        let names: Vec<_> = graph.tasks.iter().map(|task| task.kind.type_name()).collect();
+        let names: Vec<_> = graph
+            .tasks
+            .iter()
+            .map(|task| task.kind.type_name())
+            .collect();
         assert_eq!(
             names,
             [
@@ -243,18 +310,35 @@ pub(crate) mod tests {
                 "PACK",
             ]
         );
-        assert_eq!(graph.tasks[8].kind, TaskKind::Evaluate { scenario: 1, run: 3, seed: 44 });
+        assert_eq!(
+            graph.tasks[8].kind,
+            TaskKind::Evaluate {
+                scenario: 1,
+                run: 3,
+                seed: 44
+            }
+        );
         assert_eq!(graph.tasks[8].dependencies, [5, 4, 3]);
         assert_eq!(graph.tasks[13].dependencies, [6, 7, 8, 11]);
     }
 
     #[test]
     fn dependencies_come_before_and_ids_repeat() {
-        let scenarios = [scenario("a", "clean"), scenario("b", "stress"), scenario("c", "error_injection")];
+        let scenarios = [
+            scenario("a", "clean"),
+            scenario("b", "stress"),
+            scenario("c", "error_injection"),
+        ];
         let models = ["m".to_string(), "n".to_string()];
         let graph = Graph::generate(&models, &scenarios, &counts());
         for (index, task) in graph.tasks.iter().enumerate() {
-            assert!(task.dependencies.iter().all(|&dependency| dependency < index), "{}", task.id);
+            assert!(
+                task.dependencies
+                    .iter()
+                    .all(|&dependency| dependency < index),
+                "{}",
+                task.id
+            );
         }
         assert_eq!(graph, Graph::generate(&models, &scenarios, &counts()));
         let mut ids: Vec<_> = graph.tasks.iter().map(|task| &task.id).collect();
@@ -265,10 +349,21 @@ pub(crate) mod tests {
 
     #[test]
     fn without_calibration_every_seed_has_a_baseline_report() {
-        let none = Counts { calibration_runs: 0, ..counts() };
+        let none = Counts {
+            calibration_runs: 0,
+            ..counts()
+        };
         let graph = Graph::generate(&["m".into()], &[scenario("a", "clean")], &none);
-        let reports = graph.tasks.iter().filter(|task| matches!(task.kind, TaskKind::BaselineReport { .. }));
+        let reports = graph
+            .tasks
+            .iter()
+            .filter(|task| matches!(task.kind, TaskKind::BaselineReport { .. }));
         assert_eq!(reports.count(), 3);
-        assert!(!graph.tasks.iter().any(|task| task.kind == TaskKind::GeneratePreset));
+        assert!(
+            !graph
+                .tasks
+                .iter()
+                .any(|task| task.kind == TaskKind::GeneratePreset)
+        );
     }
 }

@@ -4,8 +4,8 @@ use packhost_measure::Request;
 use packhost_measure::report::{Finding, Judged, Status};
 use packhost_measure::table::{Table, Value as Measured};
 use packhost_measure::tiers::{MetricOptions, Policies};
-use packhost_plugin::{GuardPlugin, ModelInfo, Row, Step, Value as Lent, Verdict};
 use packhost_model::TensorMeta;
+use packhost_plugin::{GuardPlugin, ModelInfo, Row, Step, Value as Lent, Verdict};
 use packhost_tensor::{Device, Tensor};
 use serde_json::Value;
 
@@ -14,7 +14,13 @@ use crate::toolbox::{PluginIdentity, Toolbox};
 use crate::{Error, Result};
 
 /// The canonical order. Guards that are not installed are left out, and reports say so.
-pub const ORDER: [&str; 5] = ["invariants", "spectral", "rmt", "variance", "primary-metric"];
+pub const ORDER: [&str; 5] = [
+    "invariants",
+    "spectral",
+    "rmt",
+    "variance",
+    "primary-metric",
+];
 
 /// Without this guard there is no metric and no report.
 const REQUIRED: &str = "primary-metric";
@@ -41,7 +47,11 @@ impl Guards {
             }
             match toolbox.guard(id)? {
                 Some(guard) => guards.push(guard),
-                None if must_exist => return Err(Error::PluginAbsent { what: format!("guard `{id}`") }),
+                None if must_exist => {
+                    return Err(Error::PluginAbsent {
+                        what: format!("guard `{id}`"),
+                    });
+                }
                 None => {}
             }
             Ok(())
@@ -50,7 +60,10 @@ impl Guards {
             for id in ORDER {
                 add(id, false)?;
             }
-            let installed = toolbox.registry().entries().filter(|e| e.kind() == packhost_plugin::PluginKind::Guard);
+            let installed = toolbox
+                .registry()
+                .entries()
+                .filter(|e| e.kind() == packhost_plugin::PluginKind::Guard);
             for entry in installed {
                 add(entry.id(), true)?;
             }
@@ -64,24 +77,39 @@ impl Guards {
 
     /// Ids in order.
     pub fn ids(&self) -> Vec<String> {
-        self.guards.iter().map(|(_, identity)| identity.id.clone()).collect()
+        self.guards
+            .iter()
+            .map(|(_, identity)| identity.id.clone())
+            .collect()
     }
 
     /// Which components judge.
     pub fn identities(&self) -> Vec<PluginIdentity> {
-        self.guards.iter().map(|(_, identity)| identity.clone()).collect()
+        self.guards
+            .iter()
+            .map(|(_, identity)| identity.clone())
+            .collect()
     }
 
     /// What all guards want measured of a model.
     ///
     /// # Errors
     /// A guard declines its policy or the model.
-    pub fn plan(&self, policies: &Policies, metric: &MetricOptions, model: &ModelInfo) -> Result<Vec<Request>> {
+    pub fn plan(
+        &self,
+        policies: &Policies,
+        metric: &MetricOptions,
+        model: &ModelInfo,
+    ) -> Result<Vec<Request>> {
         let mut requests = Vec::new();
         for (guard, identity) in &self.guards {
             let policy = policies.for_guard(&identity.id, metric).to_string();
             let wanted = guard.plan(&policy, model)?.value;
-            requests.extend(wanted.into_iter().map(|request| request_of(&identity.id, request)));
+            requests.extend(
+                wanted
+                    .into_iter()
+                    .map(|request| request_of(&identity.id, request)),
+            );
         }
         requests.sort();
         requests.dedup();
@@ -103,7 +131,11 @@ impl Guards {
         more: &mut dyn FnMut(&[Request]) -> Result<(Table, Table)>,
     ) -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
-        for (guard, identity) in self.guards.iter().filter(|(_, identity)| may_judge(&identity.id)) {
+        for (guard, identity) in self
+            .guards
+            .iter()
+            .filter(|(_, identity)| may_judge(&identity.id))
+        {
             let policy = policies.for_guard(&identity.id, metric);
             let verdict = decide(guard, identity, &policy, tables, more)?;
             judged.push(judged_of(identity, policy, verdict)?);
@@ -122,18 +154,31 @@ impl Guards {
         tensor: &Tensor,
         device: &dyn Device,
     ) -> std::result::Result<Vec<f64>, String> {
-        let guard = self.guards.iter().find(|(_, identity)| identity.id == request.guard);
-        let (guard, identity) = guard.ok_or_else(|| format!("there is no guard `{}`", request.guard))?;
-        let name = request.quantity.trim_start_matches(&format!("probe.{}.", identity.id));
+        let guard = self
+            .guards
+            .iter()
+            .find(|(_, identity)| identity.id == request.guard);
+        let (guard, identity) =
+            guard.ok_or_else(|| format!("there is no guard `{}`", request.guard))?;
+        let name = request
+            .quantity
+            .trim_start_matches(&format!("probe.{}.", identity.id));
         let called = guard.probe(name, tensor, &tensor_info(meta), device);
-        called.map(|called| called.value).map_err(|error| error.to_string())
+        called
+            .map(|called| called.value)
+            .map_err(|error| error.to_string())
     }
 
     /// Policies fitted to repeated measurements of the unedited model, by guard.
     ///
     /// # Errors
     /// A guard fails or answers no JSON.
-    pub fn calibrate(&self, policies: &Policies, metric: &MetricOptions, runs: &[Table]) -> Result<Vec<(String, Value)>> {
+    pub fn calibrate(
+        &self,
+        policies: &Policies,
+        metric: &MetricOptions,
+        runs: &[Table],
+    ) -> Result<Vec<(String, Value)>> {
         let runs: Vec<Vec<Row>> = runs.iter().map(rows).collect();
         let runs: Vec<&[Row]> = runs.iter().map(Vec::as_slice).collect();
         let fit = |(guard, identity): &(GuardPlugin, PluginIdentity)| {
@@ -159,17 +204,28 @@ fn decide(
         match guard.judge(&policy, &baseline, &subject)?.value {
             Step::Verdict(verdict) => return Ok(verdict),
             Step::Measure(wanted) => {
-                let wanted: Vec<_> = wanted.into_iter().map(|request| request_of(&identity.id, request)).collect();
+                let wanted: Vec<_> = wanted
+                    .into_iter()
+                    .map(|request| request_of(&identity.id, request))
+                    .collect();
                 let (new_baseline, new_subject) = more(&wanted)?;
                 (baseline, subject) = (rows(&new_baseline), rows(&new_subject));
             }
         }
     }
-    Err(Error::EndlessRounds { guard: identity.id.clone(), rounds: MAX_ROUNDS })
+    Err(Error::EndlessRounds {
+        guard: identity.id.clone(),
+        rounds: MAX_ROUNDS,
+    })
 }
 
 fn request_of(guard: &str, request: packhost_plugin::Request) -> Request {
-    Request { guard: guard.into(), quantity: request.quantity, scope: request.scope, params: request.params }
+    Request {
+        guard: guard.into(),
+        quantity: request.quantity,
+        scope: request.scope,
+        params: request.params,
+    }
 }
 
 /// A table as a guard sees it.
@@ -212,6 +268,8 @@ fn judged_of(identity: &PluginIdentity, policy: Value, verdict: Verdict) -> Resu
 
 /// The plugin host has checked that this is a JSON object; a defect there must not become a silent default here.
 fn parse(identity: &PluginIdentity, text: &str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::GuardAnswer { guard: identity.id.clone(), message: error.to_string() })
+    serde_json::from_str(text).map_err(|error| Error::GuardAnswer {
+        guard: identity.id.clone(),
+        message: error.to_string(),
+    })
 }

@@ -63,8 +63,13 @@ impl Journal {
     /// The file cannot be read or written, is of another format or version, or belongs to another plan.
     pub fn open(path: &Path, plan: &str) -> Result<Self> {
         let fail = |error: std::io::Error| Error::io("open the journal", path, error);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(fail)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(fail)?;
         // A line without its line feed was being written when the process died.
@@ -73,12 +78,24 @@ impl Journal {
         let Some(first) = lines.next() else {
             file.set_len(0).map_err(fail)?;
             file.seek(SeekFrom::Start(0)).map_err(fail)?;
-            let mut journal = Self { path: path.into(), file, records: Vec::new() };
-            journal.write_line(&Header { format: FORMAT.into(), version: VERSION, plan: plan.into() })?;
+            let mut journal = Self {
+                path: path.into(),
+                file,
+                records: Vec::new(),
+            };
+            journal.write_line(&Header {
+                format: FORMAT.into(),
+                version: VERSION,
+                plan: plan.into(),
+            })?;
             return Ok(journal);
         };
-        let broken = |message: String| Error::Journal { path: path.into(), message };
-        let header: Header = serde_json::from_str(first).map_err(|error| broken(format!("line 1: {error}")))?;
+        let broken = |message: String| Error::Journal {
+            path: path.into(),
+            message,
+        };
+        let header: Header =
+            serde_json::from_str(first).map_err(|error| broken(format!("line 1: {error}")))?;
         if header.format != FORMAT || header.version != VERSION {
             return Err(broken(format!(
                 "format `{}` version {} is not `{FORMAT}` version {VERSION}",
@@ -90,11 +107,17 @@ impl Journal {
         }
         let records = lines
             .enumerate()
-            .map(|(index, line)| serde_json::from_str(line).map_err(|e| broken(format!("line {}: {e}", index + 2))))
+            .map(|(index, line)| {
+                serde_json::from_str(line).map_err(|e| broken(format!("line {}: {e}", index + 2)))
+            })
             .collect::<Result<Vec<Record>>>()?;
         file.set_len(whole as u64).map_err(fail)?;
         file.seek(SeekFrom::End(0)).map_err(fail)?;
-        Ok(Self { path: path.into(), file, records })
+        Ok(Self {
+            path: path.into(),
+            file,
+            records,
+        })
     }
 
     /// Appends a transition and waits until it is on the disk.
@@ -114,13 +137,20 @@ impl Journal {
 
     /// Number of the next attempt of `task`.
     pub fn next_attempt(&self, task: &str) -> u32 {
-        let started = self.records.iter().filter(|r| r.task == task && r.transition == Transition::Started);
+        let started = self
+            .records
+            .iter()
+            .filter(|r| r.task == task && r.transition == Transition::Started);
         started.count() as u32 + 1
     }
 
     /// The record by which `task` is complete, unless a later transition undid it.
     pub fn completion(&self, task: &str) -> Option<&Record> {
-        self.records.iter().rev().find(|r| r.task == task).filter(|r| r.transition == Transition::Completed)
+        self.records
+            .iter()
+            .rev()
+            .find(|r| r.task == task)
+            .filter(|r| r.transition == Transition::Completed)
     }
 
     fn write_line(&mut self, value: &impl Serialize) -> Result<()> {
@@ -152,17 +182,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "plan").expect("creates");
-        journal.append(record("a", Transition::Started, 1)).expect("appends");
+        journal
+            .append(record("a", Transition::Started, 1))
+            .expect("appends");
         let whole = std::fs::metadata(&path).expect("exists").len();
-        journal.append(record("a", Transition::Completed, 1)).expect("appends");
+        journal
+            .append(record("a", Transition::Completed, 1))
+            .expect("appends");
         let bytes = std::fs::read(&path).expect("reads");
         for cut in whole as usize..bytes.len() {
             std::fs::write(&path, &bytes[..cut]).expect("writes");
             let mut journal = Journal::open(&path, "plan").expect("opens after a crash");
             assert!(journal.completion("a").is_none());
             assert_eq!(journal.next_attempt("a"), 2);
-            journal.append(record("a", Transition::Completed, 2)).expect("appends");
-            assert!(Journal::open(&path, "plan").expect("opens").completion("a").is_some());
+            journal
+                .append(record("a", Transition::Completed, 2))
+                .expect("appends");
+            assert!(
+                Journal::open(&path, "plan")
+                    .expect("opens")
+                    .completion("a")
+                    .is_some()
+            );
         }
     }
 
@@ -170,8 +211,12 @@ mod tests {
     fn a_failure_after_completion_undoes_it() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut journal = Journal::open(&dir.path().join("j"), "plan").expect("creates");
-        journal.append(record("a", Transition::Completed, 1)).expect("appends");
-        journal.append(record("a", Transition::Started, 2)).expect("appends");
+        journal
+            .append(record("a", Transition::Completed, 1))
+            .expect("appends");
+        journal
+            .append(record("a", Transition::Started, 2))
+            .expect("appends");
         assert!(journal.completion("a").is_none());
     }
 
@@ -180,10 +225,23 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("j");
         Journal::open(&path, "plan").expect("creates");
-        assert!(matches!(Journal::open(&path, "other"), Err(Error::Journal { .. })));
-        std::fs::write(&path, "{\"format\":\"packhost-run-journal\",\"version\":2,\"plan\":\"plan\"}\n").expect("writes");
-        assert!(matches!(Journal::open(&path, "plan"), Err(Error::Journal { .. })));
+        assert!(matches!(
+            Journal::open(&path, "other"),
+            Err(Error::Journal { .. })
+        ));
+        std::fs::write(
+            &path,
+            "{\"format\":\"packhost-run-journal\",\"version\":2,\"plan\":\"plan\"}\n",
+        )
+        .expect("writes");
+        assert!(matches!(
+            Journal::open(&path, "plan"),
+            Err(Error::Journal { .. })
+        ));
         std::fs::write(&path, "garbage\n").expect("writes");
-        assert!(matches!(Journal::open(&path, "plan"), Err(Error::Journal { .. })));
+        assert!(matches!(
+            Journal::open(&path, "plan"),
+            Err(Error::Journal { .. })
+        ));
     }
 }

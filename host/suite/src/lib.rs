@@ -4,7 +4,10 @@
 //! `run` carries out. This crate is the only one that knows both plugins and models: it lends a checkpoint's tensors to a
 //! plugin and turns what comes back into an overlay. It prints nothing; what happens is told through [`events`].
 
-#![expect(missing_docs, reason = "every module, type and function is documented; plain fields are named for what they hold")]
+#![expect(
+    missing_docs,
+    reason = "every module, type and function is documented; plain fields are named for what they hold"
+)]
 
 pub mod compare;
 mod convert;

@@ -39,7 +39,9 @@ impl RunDir {
         match (root.join("state/plan.json").is_file(), resume) {
             (true, false) => return Err(Error::RunExists { path: root.into() }),
             (false, true) => return Err(Error::NothingToResume { path: root.into() }),
-            (false, false) if !is_absent_or_empty(root) => return Err(Error::RunExists { path: root.into() }),
+            (false, false) if !is_absent_or_empty(root) => {
+                return Err(Error::RunExists { path: root.into() });
+            }
             _ => {}
         }
         let fail = |error| Error::io("create the run directory", root, error);
@@ -48,7 +50,10 @@ impl RunDir {
         }
         let lock = File::create(root.join("state/lock")).map_err(fail)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.into(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                root: root.into(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(Error::RunIsBusy { path: root.into() }),
             Err(TryLockError::Error(error)) => Err(fail(error)),
         }
@@ -91,7 +96,10 @@ impl RunDir {
 
 /// SHA-256 as 64 lower-case hex digits.
 pub fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn is_absent_or_empty(path: &Path) -> bool {
@@ -105,7 +113,9 @@ fn is_absent_or_empty(path: &Path) -> bool {
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent)?;
-    let mut file = tempfile::Builder::new().prefix(".write.").tempfile_in(parent)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".write.")
+        .tempfile_in(parent)?;
     file.write_all(bytes)?;
     file.as_file().sync_data()?;
     set_readable(file.as_file())?;
@@ -133,13 +143,22 @@ mod tests {
     fn a_run_directory_has_one_owner_and_is_not_overwritten() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let root = dir.path().join("run");
-        assert!(matches!(RunDir::open(&root, true), Err(Error::NothingToResume { .. })));
+        assert!(matches!(
+            RunDir::open(&root, true),
+            Err(Error::NothingToResume { .. })
+        ));
         let run = RunDir::open(&root, false).expect("creates");
         let digest = run.write("state/plan.json", b"{}").expect("writes");
         assert!(run.has("state/plan.json", &digest) && !run.has("state/plan.json", "00"));
-        assert!(matches!(RunDir::open(&root, true), Err(Error::RunIsBusy { .. })));
+        assert!(matches!(
+            RunDir::open(&root, true),
+            Err(Error::RunIsBusy { .. })
+        ));
         drop(run);
-        assert!(matches!(RunDir::open(&root, false), Err(Error::RunExists { .. })));
+        assert!(matches!(
+            RunDir::open(&root, false),
+            Err(Error::RunExists { .. })
+        ));
         assert!(RunDir::open(&root, true).is_ok());
     }
 
@@ -147,6 +166,9 @@ mod tests {
     fn a_folder_with_other_files_is_not_taken() {
         let dir = tempfile::tempdir().expect("temporary directory");
         fs::write(dir.path().join("precious"), "x").expect("writes");
-        assert!(matches!(RunDir::open(dir.path(), false), Err(Error::RunExists { .. })));
+        assert!(matches!(
+            RunDir::open(dir.path(), false),
+            Err(Error::RunExists { .. })
+        ));
     }
 }

@@ -112,9 +112,13 @@ impl Manifest {
     /// # Errors
     /// Unreadable file, JSON or schema faults, duplicate or unsafe ids, no scenario at all.
     pub fn load(path: &Path) -> Result<Self> {
-        let fail = |message: String| Error::Manifest { path: path.into(), message };
+        let fail = |message: String| Error::Manifest {
+            path: path.into(),
+            message,
+        };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-        let manifest: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         manifest.check().map_err(fail)?;
         Ok(manifest)
     }
@@ -134,7 +138,10 @@ impl Manifest {
         let mut seen = BTreeSet::new();
         for scenario in &self.scenarios {
             if !is_folder_safe(&scenario.id) {
-                return Err(format!("scenario id `{}` may hold only letters, digits, `_`, `-` and `.`", scenario.id));
+                return Err(format!(
+                    "scenario id `{}` may hold only letters, digits, `_`, `-` and `.`",
+                    scenario.id
+                ));
             }
             if !seen.insert(&scenario.id) {
                 return Err(format!("scenario id `{}` appears twice", scenario.id));
@@ -149,7 +156,10 @@ impl Manifest {
     /// # Errors
     /// An id that the manifest does not have, or a suite that selects nothing.
     pub fn select(mut self, suite: &str, ids: &[String]) -> Result<Self> {
-        if let Some(unknown) = ids.iter().find(|id| !self.scenarios.iter().any(|s| s.id == **id)) {
+        if let Some(unknown) = ids
+            .iter()
+            .find(|id| !self.scenarios.iter().any(|s| s.id == **id))
+        {
             return Err(Error::UnknownScenario {
                 id: unknown.clone(),
                 known: self.scenarios.iter().map(|s| s.id.clone()).collect(),
@@ -160,7 +170,9 @@ impl Manifest {
             ids => ids.contains(&scenario.id),
         });
         if self.scenarios.is_empty() {
-            return Err(Error::EmptySuite { suite: suite.into() });
+            return Err(Error::EmptySuite {
+                suite: suite.into(),
+            });
         }
         self.meta.insert("applied_suite".into(), suite.into());
         self.meta.insert("scenario_ids_filter".into(), ids.into());
@@ -180,7 +192,10 @@ impl Scenario {
     /// # Errors
     /// A key that is not `INVARLOCK_` followed by capitals, digits and underscores, or a value that is no scalar.
     pub fn injection_env(&self, model_keys: &[&str]) -> Result<Map<String, Value>> {
-        let Generation::Error { env, env_by_model, .. } = &self.generation else {
+        let Generation::Error {
+            env, env_by_model, ..
+        } = &self.generation
+        else {
             return Ok(Map::new());
         };
         let mut merged = env.clone();
@@ -188,11 +203,17 @@ impl Scenario {
             merged.extend(own.clone());
         }
         for (key, value) in &merged {
-            let name_fits = key
-                .strip_prefix("INVARLOCK_")
-                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_')));
+            let name_fits = key.strip_prefix("INVARLOCK_").is_some_and(|rest| {
+                !rest.is_empty()
+                    && rest
+                        .bytes()
+                        .all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+            });
             if !name_fits || value.is_array() || value.is_object() || value.is_null() {
-                return Err(Error::ScenarioSetting { scenario: self.id.clone(), key: key.clone() });
+                return Err(Error::ScenarioSetting {
+                    scenario: self.id.clone(),
+                    key: key.clone(),
+                });
             }
         }
         Ok(merged)
@@ -212,14 +233,22 @@ impl Scenario {
 pub fn is_folder_safe(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 /// A model id as a folder name: ASCII lower case, `/` becomes `__`, space `_`, everything else outside letters, digits,
 /// `_` and `-` is dropped (`mistralai/Mistral-7B-v0.1` gives `mistralai__mistral-7b-v01`).
 pub fn model_folder(model_id: &str) -> String {
-    let lower = model_id.to_ascii_lowercase().replace('/', "__").replace(' ', "_");
-    lower.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect()
+    let lower = model_id
+        .to_ascii_lowercase()
+        .replace('/', "__")
+        .replace(' ', "_");
+    lower
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        .collect()
 }
 
 #[cfg(test)]
@@ -239,15 +268,34 @@ mod tests {
 
     #[test]
     fn model_folders_follow_the_reference() {
-        assert_eq!(model_folder("mistralai/Mistral-7B-v0.1"), "mistralai__mistral-7b-v01");
+        assert_eq!(
+            model_folder("mistralai/Mistral-7B-v0.1"),
+            "mistralai__mistral-7b-v01"
+        );
     }
 
     #[test]
     fn selection_is_by_suite_or_by_id() {
         let manifest = manifest(NAN).expect("valid");
         assert!(manifest.clone().select("full", &[]).is_err());
-        assert_eq!(manifest.clone().select("subset", &[]).expect("selects").scenarios.len(), 1);
-        assert_eq!(manifest.clone().select("full", &["nan_injection".into()]).expect("selects").scenarios.len(), 1);
+        assert_eq!(
+            manifest
+                .clone()
+                .select("subset", &[])
+                .expect("selects")
+                .scenarios
+                .len(),
+            1
+        );
+        assert_eq!(
+            manifest
+                .clone()
+                .select("full", &["nan_injection".into()])
+                .expect("selects")
+                .scenarios
+                .len(),
+            1
+        );
         assert!(manifest.select("full", &["nope".into()]).is_err());
     }
 
@@ -255,8 +303,14 @@ mod tests {
     fn settings_overlay_by_model_and_are_checked() {
         let manifest = manifest(NAN).expect("valid");
         let scenario = &manifest.scenarios[0];
-        assert_eq!(scenario.injection_env(&["acme/one"]).expect("fits")["INVARLOCK_A"], "2");
-        assert_eq!(scenario.injection_env(&["other"]).expect("fits")["INVARLOCK_A"], 1);
+        assert_eq!(
+            scenario.injection_env(&["acme/one"]).expect("fits")["INVARLOCK_A"],
+            "2"
+        );
+        assert_eq!(
+            scenario.injection_env(&["other"]).expect("fits")["INVARLOCK_A"],
+            1
+        );
         let mut bad = scenario.clone();
         if let Generation::Error { env, .. } = &mut bad.generation {
             env.insert("PATH".into(), "x".into());
@@ -273,7 +327,8 @@ mod tests {
     fn ids_must_be_unique_and_safe() {
         let twice = manifest(&format!("{NAN},{NAN}")).expect("parses");
         assert!(twice.check().is_err());
-        let unsafe_id = manifest(&NAN.replace("\"id\":\"nan_injection\"", "\"id\":\"../x\"")).expect("parses");
+        let unsafe_id =
+            manifest(&NAN.replace("\"id\":\"nan_injection\"", "\"id\":\"../x\"")).expect("parses");
         assert!(unsafe_id.check().is_err());
     }
 }

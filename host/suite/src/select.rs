@@ -31,8 +31,16 @@ pub struct Board {
 impl Board {
     /// A board on which the tasks of `completed` are done.
     pub fn new(graph: &Graph, completed: impl Fn(TaskIndex) -> bool) -> Self {
-        let states = (0..graph.tasks.len()).map(|i| if completed(i) { State::Completed } else { State::Pending });
-        let mut board = Self { states: states.collect() };
+        let states = (0..graph.tasks.len()).map(|i| {
+            if completed(i) {
+                State::Completed
+            } else {
+                State::Pending
+            }
+        });
+        let mut board = Self {
+            states: states.collect(),
+        };
         board.settle(graph);
         board
     }
@@ -61,14 +69,19 @@ impl Board {
             if self.states[index] != State::Pending {
                 continue;
             }
-            let of_dependencies = || task.dependencies.iter().map(|&dependency| self.states[dependency]);
-            let next = if of_dependencies().any(|state| matches!(state, State::Failed | State::Blocked)) {
-                State::Blocked
-            } else if of_dependencies().all(|state| state == State::Completed) {
-                State::Ready
-            } else {
-                continue;
+            let of_dependencies = || {
+                task.dependencies
+                    .iter()
+                    .map(|&dependency| self.states[dependency])
             };
+            let next =
+                if of_dependencies().any(|state| matches!(state, State::Failed | State::Blocked)) {
+                    State::Blocked
+                } else if of_dependencies().all(|state| state == State::Completed) {
+                    State::Ready
+                } else {
+                    continue;
+                };
             self.states[index] = next;
             changed.push(index);
         }
@@ -77,7 +90,10 @@ impl Board {
 
     /// Whether nothing runs and nothing can.
     pub fn is_finished(&self) -> bool {
-        !self.states.iter().any(|state| matches!(state, State::Ready | State::Running))
+        !self
+            .states
+            .iter()
+            .any(|state| matches!(state, State::Ready | State::Running))
     }
 }
 
@@ -105,17 +121,34 @@ mod tests {
     use crate::graph::{Counts, TaskKind, tests::scenario};
 
     fn graph() -> Graph {
-        let counts = Counts { calibration_runs: 1, clean_runs: 1, stress_runs: 1, error_runs: 1, seed: 42 };
-        Graph::generate(&["m".into()], &[scenario("a", "clean"), scenario("b", "clean")], &counts)
+        let counts = Counts {
+            calibration_runs: 1,
+            clean_runs: 1,
+            stress_runs: 1,
+            error_runs: 1,
+            seed: 42,
+        };
+        Graph::generate(
+            &["m".into()],
+            &[scenario("a", "clean"), scenario("b", "clean")],
+            &counts,
+        )
     }
 
     /// Runs the whole graph on `workers` without doing anything; returns the order of starts.
-    fn play(graph: &Graph, workers: usize, budget: u64, fails: Option<TaskIndex>) -> (Vec<TaskIndex>, Board) {
+    fn play(
+        graph: &Graph,
+        workers: usize,
+        budget: u64,
+        fails: Option<TaskIndex>,
+    ) -> (Vec<TaskIndex>, Board) {
         let mut board = Board::new(graph, |_| false);
         let (mut running, mut order) = (Vec::new(), Vec::new());
         loop {
             while running.len() < workers {
-                let Some(task) = next(graph, &board, budget, |_| 1, |_| true) else { break };
+                let Some(task) = next(graph, &board, budget, |_| 1, |_| true) else {
+                    break;
+                };
                 board.set(graph, task, State::Running);
                 running.push(task);
                 order.push(task);
@@ -125,7 +158,15 @@ mod tests {
                 return (order, board);
             }
             let done = running.remove(0);
-            board.set(graph, done, if fails == Some(done) { State::Failed } else { State::Completed });
+            board.set(
+                graph,
+                done,
+                if fails == Some(done) {
+                    State::Failed
+                } else {
+                    State::Completed
+                },
+            );
         }
     }
 
@@ -135,9 +176,19 @@ mod tests {
         for workers in 1..4 {
             let (order, board) = play(&graph, workers, 100, None);
             assert_eq!(order.len(), graph.tasks.len());
-            assert!(board.states().iter().all(|state| *state == State::Completed));
+            assert!(
+                board
+                    .states()
+                    .iter()
+                    .all(|state| *state == State::Completed)
+            );
             for (position, &task) in order.iter().enumerate() {
-                assert!(graph.tasks[task].dependencies.iter().all(|d| order[..position].contains(d)));
+                assert!(
+                    graph.tasks[task]
+                        .dependencies
+                        .iter()
+                        .all(|d| order[..position].contains(d))
+                );
             }
         }
     }
@@ -146,18 +197,37 @@ mod tests {
     fn a_subject_is_judged_and_dropped_before_the_next_is_made() {
         let graph = graph();
         let (order, _) = play(&graph, 1, 100, None);
-        let position = |kind: &TaskKind| order.iter().position(|&task| graph.tasks[task].kind == *kind).expect("runs");
-        assert!(position(&TaskKind::Cleanup { scenario: 0 }) < position(&TaskKind::Create { scenario: 1 }));
+        let position = |kind: &TaskKind| {
+            order
+                .iter()
+                .position(|&task| graph.tasks[task].kind == *kind)
+                .expect("runs")
+        };
+        assert!(
+            position(&TaskKind::Cleanup { scenario: 0 })
+                < position(&TaskKind::Create { scenario: 1 })
+        );
     }
 
     #[test]
     fn failure_blocks_what_depends_on_it_and_nothing_else() {
         let graph = graph();
-        let create = graph.tasks.iter().position(|task| task.kind == TaskKind::Create { scenario: 0 }).expect("exists");
+        let create = graph
+            .tasks
+            .iter()
+            .position(|task| task.kind == TaskKind::Create { scenario: 0 })
+            .expect("exists");
         let (order, board) = play(&graph, 2, 100, Some(create));
-        assert!(order.iter().any(|&task| graph.tasks[task].kind == TaskKind::Cleanup { scenario: 1 }));
+        assert!(
+            order
+                .iter()
+                .any(|&task| graph.tasks[task].kind == TaskKind::Cleanup { scenario: 1 })
+        );
         let pack = graph.tasks.len() - 1;
-        assert_eq!((board.state(create), board.state(pack)), (State::Failed, State::Blocked));
+        assert_eq!(
+            (board.state(create), board.state(pack)),
+            (State::Failed, State::Blocked)
+        );
     }
 
     #[test]

@@ -76,8 +76,14 @@ impl<'a> Parts<'a> {
     fn split(spec: &'a str) -> Self {
         let mut parts = spec.split(':');
         let mut next = || parts.next().unwrap_or("");
-        let mut split = Self { edit_type: next(), p1: next(), p2: next(), scope: next() };
-        let scope_is_third = split.edit_type != "quant_rtn" || (!split.p1.is_empty() && !split.p2.is_empty());
+        let mut split = Self {
+            edit_type: next(),
+            p1: next(),
+            p2: next(),
+            scope: next(),
+        };
+        let scope_is_third =
+            split.edit_type != "quant_rtn" || (!split.p1.is_empty() && !split.p2.is_empty());
         if split.scope.is_empty() && scope_is_third {
             split.scope = std::mem::take(&mut split.p2);
         }
@@ -91,12 +97,19 @@ impl<'a> Parts<'a> {
 /// Deviations from the reference, each a recorded decision: `quant_rtn:<bits>:<scope>` means one group per row; values
 /// out of range are refused here with a reason instead of being run; an unknown type with colon-separated parts is refused.
 pub fn resolve(spec: &str, version: &str, tuned: &Tuned, model_keys: &[&str]) -> Resolution {
-    if let Some((edit_type, object)) = spec.split_once(':').filter(|(_, rest)| rest.starts_with('{')) {
+    if let Some((edit_type, object)) = spec
+        .split_once(':')
+        .filter(|(_, rest)| rest.starts_with('{'))
+    {
         return resolve_object(edit_type, object, version);
     }
     let parts = Parts::split(spec);
     let clean = parts.p1 == "clean";
-    let version = if version.is_empty() && clean { "clean" } else { version };
+    let version = if version.is_empty() && clean {
+        "clean"
+    } else {
+        version
+    };
     let Some(builtin) = Builtin::from_name(parts.edit_type) else {
         return refused("invalid", "unknown_edit_type");
     };
@@ -110,14 +123,21 @@ pub fn resolve(spec: &str, version: &str, tuned: &Tuned, model_keys: &[&str]) ->
 }
 
 fn refused(status: &str, reason: &str) -> Resolution {
-    Resolution::Refused { status: status.into(), reason: reason.into() }
+    Resolution::Refused {
+        status: status.into(),
+        reason: reason.into(),
+    }
 }
 
 fn resolve_object(edit_type: &str, object: &str, version: &str) -> Resolution {
     match serde_json::from_str::<Map<String, Value>>(object) {
         Err(_) => refused("invalid", "invalid_json_params"),
         Ok(map) => {
-            let scope = map.get("scope").and_then(Value::as_str).unwrap_or_default().to_string();
+            let scope = map
+                .get("scope")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_string();
             let dir_name = default_dir_name(edit_type, &Value::Null, version);
             Resolution::Selected(ResolvedEdit {
                 edit_type: edit_type.into(),
@@ -136,7 +156,9 @@ fn literal_params(builtin: Builtin, parts: &Parts<'_>) -> std::result::Result<Va
         Builtin::QuantRtn => {
             let group = if parts.p2.is_empty() { "-1" } else { parts.p2 };
             match (parts.p1.parse::<i64>(), group.parse::<i64>()) {
-                (Ok(bits @ 1..=16), Ok(group_size)) => Ok(json!({"bits": bits, "group_size": group_size})),
+                (Ok(bits @ 1..=16), Ok(group_size)) => {
+                    Ok(json!({"bits": bits, "group_size": group_size}))
+                }
                 _ => Err("invalid_quant_params"),
             }
         }
@@ -153,7 +175,13 @@ fn literal_params(builtin: Builtin, parts: &Parts<'_>) -> std::result::Result<Va
     }
 }
 
-fn resolve_clean(builtin: Builtin, parts: &Parts<'_>, version: &str, tuned: &Tuned, keys: &[&str]) -> Resolution {
+fn resolve_clean(
+    builtin: Builtin,
+    parts: &Parts<'_>,
+    version: &str,
+    tuned: &Tuned,
+    keys: &[&str],
+) -> Resolution {
     let entry = match tuned.entry(parts.edit_type, keys) {
         Ok(Some(entry)) => entry,
         Ok(None) => return refused("missing", ""),
@@ -162,8 +190,17 @@ fn resolve_clean(builtin: Builtin, parts: &Parts<'_>, version: &str, tuned: &Tun
     let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
     match text("status") {
         "selected" => {}
-        "skipped" => return Resolution::Skipped { reason: text("reason").into() },
-        status => return refused(if status.is_empty() { "missing" } else { status }, text("reason")),
+        "skipped" => {
+            return Resolution::Skipped {
+                reason: text("reason").into(),
+            };
+        }
+        status => {
+            return refused(
+                if status.is_empty() { "missing" } else { status },
+                text("reason"),
+            );
+        }
     }
     let number = |key: &str| entry.get(key).map(Value::to_string).unwrap_or_default();
     let (p1, p2) = match builtin {
@@ -172,8 +209,16 @@ fn resolve_clean(builtin: Builtin, parts: &Parts<'_>, version: &str, tuned: &Tun
         Builtin::MagnitudePrune => (number("sparsity"), String::new()),
         Builtin::LowrankSvd => (number("rank"), String::new()),
     };
-    let literal = Parts { p1: &p1, p2: &p2, ..parts.clone() };
-    let scope = if text("scope").is_empty() { parts.scope } else { text("scope") };
+    let literal = Parts {
+        p1: &p1,
+        p2: &p2,
+        ..parts.clone()
+    };
+    let scope = if text("scope").is_empty() {
+        parts.scope
+    } else {
+        text("scope")
+    };
     let dir_name = Some(text("edit_dir_name")).filter(|name| !name.is_empty());
     match literal_params(builtin, &literal) {
         Ok(params) => selected(&literal, params, scope, version, dir_name),
@@ -181,8 +226,17 @@ fn resolve_clean(builtin: Builtin, parts: &Parts<'_>, version: &str, tuned: &Tun
     }
 }
 
-fn selected(parts: &Parts<'_>, mut params: Value, scope: &str, version: &str, dir_name: Option<&str>) -> Resolution {
-    let dir_name = dir_name.map_or_else(|| default_dir_name(parts.edit_type, &params, version), Into::into);
+fn selected(
+    parts: &Parts<'_>,
+    mut params: Value,
+    scope: &str,
+    version: &str,
+    dir_name: Option<&str>,
+) -> Resolution {
+    let dir_name = dir_name.map_or_else(
+        || default_dir_name(parts.edit_type, &params, version),
+        Into::into,
+    );
     params["scope"] = Value::from(scope);
     Resolution::Selected(ResolvedEdit {
         edit_type: parts.edit_type.into(),
@@ -228,17 +282,31 @@ impl Tuned {
     /// # Errors
     /// When the file cannot be read or its schema is not `tuned_edit_params_v1` (a file without `_meta` is accepted).
     pub fn load(path: &Path) -> Result<Self> {
-        let fail = |message: String| Error::TunedParams { path: PathBuf::from(path), message };
+        let fail = |message: String| Error::TunedParams {
+            path: PathBuf::from(path),
+            message,
+        };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-        let map: Map<String, Value> = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-        match map.get("_meta").and_then(|meta| meta.get("schema")).and_then(Value::as_str) {
+        let map: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        match map
+            .get("_meta")
+            .and_then(|meta| meta.get("schema"))
+            .and_then(Value::as_str)
+        {
             None | Some("tuned_edit_params_v1") => Ok(Self::File(map)),
-            Some(other) => Err(fail(format!("schema `{other}` is not `tuned_edit_params_v1`"))),
+            Some(other) => Err(fail(format!(
+                "schema `{other}` is not `tuned_edit_params_v1`"
+            ))),
         }
     }
 
     /// The entry of `edit_type` for the first of `keys` that has a map, else the default entry.
-    fn entry(&self, edit_type: &str, keys: &[&str]) -> std::result::Result<Option<&Map<String, Value>>, Resolution> {
+    fn entry(
+        &self,
+        edit_type: &str,
+        keys: &[&str],
+    ) -> std::result::Result<Option<&Map<String, Value>>, Resolution> {
         let file = match self {
             Self::Absent => return Err(refused("missing", "missing_tuned_edit_params_file")),
             Self::Unusable => return Err(refused("invalid", "invalid_tuned_edit_params_file")),
@@ -248,7 +316,10 @@ impl Tuned {
         let of_model = keys.iter().find_map(|key| models?.get(*key)?.as_object());
         let whole_file = file.contains_key(edit_type).then_some(file);
         let defaults = file.get("defaults").and_then(Value::as_object);
-        Ok([of_model.or(whole_file), defaults].into_iter().flatten().find_map(|map| map.get(edit_type)?.as_object()))
+        Ok([of_model.or(whole_file), defaults]
+            .into_iter()
+            .flatten()
+            .find_map(|map| map.get(edit_type)?.as_object()))
     }
 }
 
@@ -257,43 +328,99 @@ mod tests {
     use super::*;
 
     fn vectors() -> Value {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/edits/specs.json");
-        serde_json::from_str(&std::fs::read_to_string(path).expect("vectors are committed")).expect("valid JSON")
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/edits/specs.json"
+        );
+        serde_json::from_str(&std::fs::read_to_string(path).expect("vectors are committed"))
+            .expect("valid JSON")
     }
 
     /// Our resolution in the reference's terms: status, reason, scope, folder name.
     fn summary(resolution: &Resolution) -> (String, String, String, String) {
         match resolution {
-            Resolution::Selected(edit) => ("selected".into(), String::new(), edit.scope.clone(), edit.dir_name.clone()),
-            Resolution::Skipped { reason } => ("skipped".into(), reason.clone(), String::new(), String::new()),
-            Resolution::Refused { status, reason } => (status.clone(), reason.clone(), String::new(), String::new()),
+            Resolution::Selected(edit) => (
+                "selected".into(),
+                String::new(),
+                edit.scope.clone(),
+                edit.dir_name.clone(),
+            ),
+            Resolution::Skipped { reason } => (
+                "skipped".into(),
+                reason.clone(),
+                String::new(),
+                String::new(),
+            ),
+            Resolution::Refused { status, reason } => {
+                (status.clone(), reason.clone(), String::new(), String::new())
+            }
         }
     }
 
     #[test]
     fn vectors_hold_except_where_we_decided_otherwise() {
         let vectors = vectors();
-        let tuned = Tuned::File(vectors["tuned_edit_params"].as_object().expect("object").clone());
+        let tuned = Tuned::File(
+            vectors["tuned_edit_params"]
+                .as_object()
+                .expect("object")
+                .clone(),
+        );
         let mut compared = 0;
         for case in vectors["cases"].as_array().expect("array") {
             let text = |key: &str| case[key].as_str().expect("string");
-            let tuned = if case.get("tuned_file").is_some() { &Tuned::Absent } else { &tuned };
-            let ours = summary(&resolve(text("spec"), text("version_hint"), tuned, &[text("model")]));
+            let tuned = if case.get("tuned_file").is_some() {
+                &Tuned::Absent
+            } else {
+                &tuned
+            };
+            let ours = summary(&resolve(
+                text("spec"),
+                text("version_hint"),
+                tuned,
+                &[text("model")],
+            ));
             let theirs = &case["result"];
             let field = |key: &str| theirs[key].as_str().expect("string").to_string();
             let decided = match text("spec") {
                 // One group per row, where the reference refuses.
-                "quant_rtn:8:all" => Some(("selected".into(), String::new(), "all".into(), "quant_8bit_stress".into())),
+                "quant_rtn:8:all" => Some((
+                    "selected".into(),
+                    String::new(),
+                    "all".into(),
+                    "quant_8bit_stress".into(),
+                )),
                 // The reference selects what no plugin serves and fails later.
-                "unknown:1:all" | "" => Some(("invalid".into(), "unknown_edit_type".into(), String::new(), String::new())),
+                "unknown:1:all" | "" => Some((
+                    "invalid".into(),
+                    "unknown_edit_type".into(),
+                    String::new(),
+                    String::new(),
+                )),
                 _ => None,
             };
             let expected = decided.unwrap_or_else(|| match field("status").as_str() {
                 // The reason of a selected entry is the tuned entry's note; we drop it.
-                "selected" => ("selected".into(), String::new(), field("scope"), field("edit_dir_name")),
-                status => (status.to_string(), field("reason"), String::new(), String::new()),
+                "selected" => (
+                    "selected".into(),
+                    String::new(),
+                    field("scope"),
+                    field("edit_dir_name"),
+                ),
+                status => (
+                    status.to_string(),
+                    field("reason"),
+                    String::new(),
+                    String::new(),
+                ),
             });
-            assert_eq!(ours, expected, "spec {:?} of {:?}", text("spec"), text("model"));
+            assert_eq!(
+                ours,
+                expected,
+                "spec {:?} of {:?}",
+                text("spec"),
+                text("model")
+            );
             compared += 1;
         }
         assert_eq!(compared, 39);
@@ -301,18 +428,32 @@ mod tests {
 
     #[test]
     fn parameters_reach_the_plugin_with_their_types() {
-        let Resolution::Selected(edit) = resolve("quant_rtn:8:128:ffn", "", &Tuned::Absent, &[]) else {
+        let Resolution::Selected(edit) = resolve("quant_rtn:8:128:ffn", "", &Tuned::Absent, &[])
+        else {
             panic!("must be selected")
         };
-        assert_eq!(edit.params, json!({"bits": 8, "group_size": 128, "scope": "ffn"}));
-        let Resolution::Selected(edit) = resolve("lowrank_svd:32:ffn@layer=15", "", &Tuned::Absent, &[]) else {
+        assert_eq!(
+            edit.params,
+            json!({"bits": 8, "group_size": 128, "scope": "ffn"})
+        );
+        let Resolution::Selected(edit) =
+            resolve("lowrank_svd:32:ffn@layer=15", "", &Tuned::Absent, &[])
+        else {
             panic!("must be selected")
         };
         assert_eq!(edit.params, json!({"rank": 32, "scope": "ffn@layer=15"}));
-        let Resolution::Selected(edit) = resolve("acme.x:{\"scope\":\"ffn\",\"n\":1}", "stress", &Tuned::Absent, &[]) else {
+        let Resolution::Selected(edit) = resolve(
+            "acme.x:{\"scope\":\"ffn\",\"n\":1}",
+            "stress",
+            &Tuned::Absent,
+            &[],
+        ) else {
             panic!("must be selected")
         };
-        assert_eq!((edit.edit_type.as_str(), edit.dir_name.as_str()), ("acme.x", "acme.x_stress"));
+        assert_eq!(
+            (edit.edit_type.as_str(), edit.dir_name.as_str()),
+            ("acme.x", "acme.x_stress")
+        );
     }
 
     #[test]
@@ -326,7 +467,11 @@ mod tests {
             ("lowrank_svd:-1:all", "invalid_lowrank_rank"),
             ("acme.x:{", "invalid_json_params"),
         ] {
-            assert_eq!(resolve(spec, "", &Tuned::Absent, &[]), refused("invalid", reason), "{spec}");
+            assert_eq!(
+                resolve(spec, "", &Tuned::Absent, &[]),
+                refused("invalid", reason),
+                "{spec}"
+            );
         }
     }
 }

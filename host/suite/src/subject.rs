@@ -51,10 +51,26 @@ impl<'a> PlannedEdit<'a> {
         let params = edit.params.to_string();
         let targets = plugin.plan(&params, &model_info(base))?.value;
         if targets.is_empty() {
-            return Err(Error::NothingSelected { edit: edit.edit_type.clone(), scope: edit.scope.clone() });
+            return Err(Error::NothingSelected {
+                edit: edit.edit_type.clone(),
+                scope: edit.scope.clone(),
+            });
         }
-        let total_params = base.tensors().iter().filter(|meta| meta.tied_to.is_none()).map(TensorMeta::len).sum();
-        Ok(Self { toolbox, plugin, identity, edit, params, targets, total_params })
+        let total_params = base
+            .tensors()
+            .iter()
+            .filter(|meta| meta.tied_to.is_none())
+            .map(TensorMeta::len)
+            .sum();
+        Ok(Self {
+            toolbox,
+            plugin,
+            identity,
+            edit,
+            params,
+            targets,
+            total_params,
+        })
     }
 
     /// The tensors that change, in plan order.
@@ -63,14 +79,30 @@ impl<'a> PlannedEdit<'a> {
     }
 
     /// The change of one target.
-    fn apply(&self, target: &Target, base: &Checkpoint) -> Result<(Tensor, TargetFacts, Vec<LogLine>)> {
+    fn apply(
+        &self,
+        target: &Target,
+        base: &Checkpoint,
+    ) -> Result<(Tensor, TargetFacts, Vec<LogLine>)> {
         let tensor = base.tensor(&target.tensor)?;
-        let info = base.meta(&target.tensor).map(tensor_info).ok_or_else(|| Error::NothingSelected {
-            edit: self.edit.edit_type.clone(),
-            scope: target.tensor.clone(),
-        })?;
-        let Called { value, log, .. } = self.plugin.apply(target, &tensor, &info, &self.toolbox.device)?;
-        Ok((value.tensor, TargetFacts { tensor: target.tensor.clone(), facts: value.facts }, log))
+        let info =
+            base.meta(&target.tensor)
+                .map(tensor_info)
+                .ok_or_else(|| Error::NothingSelected {
+                    edit: self.edit.edit_type.clone(),
+                    scope: target.tensor.clone(),
+                })?;
+        let Called { value, log, .. } =
+            self.plugin
+                .apply(target, &tensor, &info, &self.toolbox.device)?;
+        Ok((
+            value.tensor,
+            TargetFacts {
+                tensor: target.tensor.clone(),
+                facts: value.facts,
+            },
+            log,
+        ))
     }
 
     /// Applies the edit in memory, targets in parallel.
@@ -80,8 +112,10 @@ impl<'a> PlannedEdit<'a> {
     pub fn into_subject(self, base: &Arc<Checkpoint>) -> Result<Subject> {
         // In parallel, but gathered in plan order: the result does not depend on who finished first.
         let each = |target| self.apply(target, base);
-        let applied: Vec<_> =
-            self.toolbox.device.install(|| self.targets.par_iter().map(each).collect::<Result<_>>())?;
+        let applied: Vec<_> = self
+            .toolbox
+            .device
+            .install(|| self.targets.par_iter().map(each).collect::<Result<_>>())?;
         let mut overlay = Overlay::new(Arc::clone(base));
         let (mut facts, mut log) = (Vec::new(), Vec::new());
         for (tensor, of_target, lines) in applied {
@@ -92,18 +126,34 @@ impl<'a> PlannedEdit<'a> {
             log.extend(lines);
         }
         if overlay.changed().is_empty() {
-            return Err(Error::NothingChanged { scenario: self.edit.edit_type.clone() });
+            return Err(Error::NothingChanged {
+                scenario: self.edit.edit_type.clone(),
+            });
         }
         let metadata = self.metadata(base, &facts)?;
-        Ok(Subject { overlay, metadata, plugin: self.identity, log })
+        Ok(Subject {
+            overlay,
+            metadata,
+            plugin: self.identity,
+            log,
+        })
     }
 
     /// Applies the edit straight to a new checkpoint, one tensor in memory at a time.
     ///
     /// # Errors
     /// The plugin fails on a tensor, or the checkpoint cannot be written; nothing is left behind then.
-    pub fn write(self, base: &Arc<Checkpoint>, dir: &Path, options: &WriteOptions) -> Result<WriteReport> {
-        let by_name: BTreeMap<&str, &Target> = self.targets.iter().map(|t| (t.tensor.as_str(), t)).collect();
+    pub fn write(
+        self,
+        base: &Arc<Checkpoint>,
+        dir: &Path,
+        options: &WriteOptions,
+    ) -> Result<WriteReport> {
+        let by_name: BTreeMap<&str, &Target> = self
+            .targets
+            .iter()
+            .map(|t| (t.tensor.as_str(), t))
+            .collect();
         let mut facts = BTreeMap::new();
         let changes = Changes::values(by_name.keys().copied());
         let writer = CheckpointWriter::begin(base, dir, &changes, options)?;
@@ -113,7 +163,11 @@ impl<'a> PlannedEdit<'a> {
             base.release(&meta.name);
             Ok(tensor)
         })?;
-        let in_plan_order: Vec<_> = self.targets.iter().filter_map(|t| facts.remove(&t.tensor)).collect();
+        let in_plan_order: Vec<_> = self
+            .targets
+            .iter()
+            .filter_map(|t| facts.remove(&t.tensor))
+            .collect();
         let metadata = packhost_pack::canonical::to_pretty(&self.metadata(base, &in_plan_order)?);
         writer.add_file("edit_metadata.json", metadata.as_bytes())?;
         Ok(writer.finish()?)
@@ -122,10 +176,19 @@ impl<'a> PlannedEdit<'a> {
     /// `edit_metadata.json` (specification section 1.2): the common keys, the coverage, and the plugin's own.
     fn metadata(&self, base: &Checkpoint, facts: &[TargetFacts]) -> Result<Value> {
         let own: Map<String, Value> =
-            serde_json::from_str(&self.plugin.summarize(&self.params, facts)?.value).unwrap_or_default();
-        let edited_params: u64 =
-            self.targets.iter().filter_map(|t| base.meta(&t.tensor)).map(TensorMeta::len).sum();
-        let ratio = if self.total_params == 0 { 0.0 } else { edited_params as f64 / self.total_params as f64 };
+            serde_json::from_str(&self.plugin.summarize(&self.params, facts)?.value)
+                .unwrap_or_default();
+        let edited_params: u64 = self
+            .targets
+            .iter()
+            .filter_map(|t| base.meta(&t.tensor))
+            .map(TensorMeta::len)
+            .sum();
+        let ratio = if self.total_params == 0 {
+            0.0
+        } else {
+            edited_params as f64 / self.total_params as f64
+        };
         let common = json!({
             "schema": "invarlock/evidence-pack-edit-metadata-v1",
             "artifact_class": "validation_subject_checkpoint",
@@ -182,11 +245,22 @@ pub fn inject(
     let (plugin, identity) = toolbox.injection(error_type)?;
     let params = json!({"error_type": error_type, "env": env}).to_string();
     let mut overlay = Overlay::new(Arc::clone(base));
-    let Called { value, log, .. } = plugin.inject(&params, &mut OverlayDraft(&mut overlay), &toolbox.device)?;
+    let Called { value, log, .. } =
+        plugin.inject(&params, &mut OverlayDraft(&mut overlay), &toolbox.device)?;
     if overlay.changed().is_empty() && !overlay.config_changed() {
-        return Err(Error::NothingChanged { scenario: error_type.into() });
+        return Err(Error::NothingChanged {
+            scenario: error_type.into(),
+        });
     }
     let mut metadata: Map<String, Value> = serde_json::from_str(&value).unwrap_or_default();
-    metadata.insert("packhost_plugin".into(), serde_json::to_value(&identity).unwrap_or_default());
-    Ok(Subject { overlay, metadata: Value::Object(metadata), plugin: identity, log })
+    metadata.insert(
+        "packhost_plugin".into(),
+        serde_json::to_value(&identity).unwrap_or_default(),
+    );
+    Ok(Subject {
+        overlay,
+        metadata: Value::Object(metadata),
+        plugin: identity,
+        log,
+    })
 }

@@ -104,9 +104,13 @@ impl SuiteFile {
     /// # Errors
     /// Unreadable file, JSON or schema faults, a suite that names an unknown model, a model with an unknown size class.
     pub fn load(path: &Path) -> Result<Self> {
-        let fail = |message: String| Error::Suites { path: path.into(), message };
+        let fail = |message: String| Error::Suites {
+            path: path.into(),
+            message,
+        };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-        let mut file: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let mut file: Self =
+            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         file.check().map_err(fail)?;
         file.resolve_paths(path.parent().unwrap_or(Path::new(".")));
         Ok(file)
@@ -117,29 +121,47 @@ impl SuiteFile {
     /// # Errors
     /// When there is none.
     pub fn suite(&self, name: &str) -> Result<&Suite> {
-        self.suites
-            .get(name)
-            .ok_or_else(|| Error::UnknownSuite { name: name.into(), known: self.suites.keys().cloned().collect() })
+        self.suites.get(name).ok_or_else(|| Error::UnknownSuite {
+            name: name.into(),
+            known: self.suites.keys().cloned().collect(),
+        })
     }
 
     /// Size of an evaluation of `model`: the suite's own, else that of the model's size class.
     pub fn evaluation_size(&self, suite: &Suite, model: &str) -> Option<EvaluationSize> {
-        let of_class = || self.size_classes.get(&self.models.get(model)?.size_class).copied();
+        let of_class = || {
+            self.size_classes
+                .get(&self.models.get(model)?.size_class)
+                .copied()
+        };
         suite.evaluation.or_else(of_class)
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         if self.schema != Self::SCHEMA {
-            return Err(format!("schema `{}` is not `{}`", self.schema, Self::SCHEMA));
+            return Err(format!(
+                "schema `{}` is not `{}`",
+                self.schema,
+                Self::SCHEMA
+            ));
         }
         for (id, model) in &self.models {
             if !self.size_classes.contains_key(&model.size_class) {
-                return Err(format!("model `{id}` has the unknown size class `{}`", model.size_class));
+                return Err(format!(
+                    "model `{id}` has the unknown size class `{}`",
+                    model.size_class
+                ));
             }
         }
         for (name, suite) in &self.suites {
-            if let Some(unknown) = suite.models.iter().find(|id| !self.models.contains_key(*id)) {
-                return Err(format!("suite `{name}` names the unknown model `{unknown}`"));
+            if let Some(unknown) = suite
+                .models
+                .iter()
+                .find(|id| !self.models.contains_key(*id))
+            {
+                return Err(format!(
+                    "suite `{name}` names the unknown model `{unknown}`"
+                ));
             }
         }
         Ok(())
@@ -147,12 +169,23 @@ impl SuiteFile {
 
     /// Makes the file's relative paths relative to the working directory.
     fn resolve_paths(&mut self, base: &Path) {
-        for path in self.models.values_mut().filter_map(|model| model.path.as_mut()) {
+        for path in self
+            .models
+            .values_mut()
+            .filter_map(|model| model.path.as_mut())
+        {
             *path = base.join(&path);
         }
         for suite in self.suites.values_mut() {
             let dataset = suite.dataset.as_mut().map(|dataset| &mut dataset.path);
-            for path in [dataset, suite.scenarios.as_mut(), suite.tuned_edit_params.as_mut()].into_iter().flatten() {
+            for path in [
+                dataset,
+                suite.scenarios.as_mut(),
+                suite.tuned_edit_params.as_mut(),
+            ]
+            .into_iter()
+            .flatten()
+            {
                 *path = base.join(&path);
             }
         }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use packhost_plugin::{
-    CallStats, EditPlugin, Engine, EngineOptions, Entry, GuardPlugin, InjectionPlugin, Lock, Plugin, PluginKind, Registry,
+    CallStats, EditPlugin, Engine, EngineOptions, Entry, GuardPlugin, InjectionPlugin, Lock,
+    Plugin, PluginKind, Registry,
 };
 use packhost_tensor::cpu::Cpu;
 
@@ -48,7 +49,12 @@ impl Toolbox {
     ///
     /// # Errors
     /// An unusable folder, manifest or lock file, or an engine that does not start.
-    pub fn open(dir: &Path, locked: bool, options: EngineOptions, threads: Option<usize>) -> Result<Self> {
+    pub fn open(
+        dir: &Path,
+        locked: bool,
+        options: EngineOptions,
+        threads: Option<usize>,
+    ) -> Result<Self> {
         let registry = Registry::scan(dir)?;
         if locked {
             Lock::load(&dir.join(LOCK_FILE))?.check(&registry)?;
@@ -79,7 +85,9 @@ impl Toolbox {
         let entry = self.registry.serving(PluginKind::Edit, edit_type)?;
         match self.load(entry)? {
             Plugin::Edit(plugin) => Ok((plugin, PluginIdentity::of(entry))),
-            _ => Err(Error::PluginAbsent { what: format!("edit type `{edit_type}`") }),
+            _ => Err(Error::PluginAbsent {
+                what: format!("edit type `{edit_type}`"),
+            }),
         }
     }
 
@@ -91,7 +99,9 @@ impl Toolbox {
         let entry = self.registry.serving(PluginKind::Injection, error_type)?;
         match self.load(entry)? {
             Plugin::Injection(plugin) => Ok((plugin, PluginIdentity::of(entry))),
-            _ => Err(Error::PluginAbsent { what: format!("error type `{error_type}`") }),
+            _ => Err(Error::PluginAbsent {
+                what: format!("error type `{error_type}`"),
+            }),
         }
     }
 
@@ -100,7 +110,11 @@ impl Toolbox {
     /// # Errors
     /// It does not load.
     pub fn guard(&self, id: &str) -> Result<Option<(GuardPlugin, PluginIdentity)>> {
-        let Some(entry) = self.registry.get(id).filter(|entry| entry.kind() == PluginKind::Guard) else {
+        let Some(entry) = self
+            .registry
+            .get(id)
+            .filter(|entry| entry.kind() == PluginKind::Guard)
+        else {
             return Ok(None);
         };
         match self.load(entry)? {
@@ -111,15 +125,23 @@ impl Toolbox {
 
     /// What all plugin calls so far cost together.
     pub fn totals(&self) -> CallStats {
-        let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        loaded.values().fold(CallStats::default(), |mut sum, plugin| {
-            sum += plugin.totals();
-            sum
-        })
+        let loaded = self
+            .loaded
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        loaded
+            .values()
+            .fold(CallStats::default(), |mut sum, plugin| {
+                sum += plugin.totals();
+                sum
+            })
     }
 
     fn load(&self, entry: &Entry) -> Result<Plugin> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut loaded = self
+            .loaded
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(plugin) = loaded.get(entry.id()) {
             return Ok(plugin.clone());
         }

@@ -18,8 +18,14 @@ pub fn say(message: &str) {
 
 /// Runs `command`; an error names it and how it ended.
 pub fn run(command: &mut Command) -> Result<(), String> {
-    let status = command.status().map_err(|error| cannot_start(command, &error))?;
-    if status.success() { Ok(()) } else { Err(format!("`{}` ended with {status}", describe(command))) }
+    let status = command
+        .status()
+        .map_err(|error| cannot_start(command, &error))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{}` ended with {status}", describe(command)))
+    }
 }
 
 /// How many tests passed and failed.
@@ -32,18 +38,27 @@ pub struct Tally {
 /// Runs a test command, passes its output on and adds up its `test result:` lines. The command's own failure is not an
 /// error here as long as it reports tests; the caller looks at the tally.
 pub fn run_tests(command: &mut Command, tally: &mut Tally) -> Result<(), String> {
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| cannot_start(command, &error))?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| cannot_start(command, &error))?;
     let before = *tally;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
-            let line = line.map_err(|error| format!("cannot read from `{}`: {error}", describe(command)))?;
+            let line =
+                line.map_err(|error| format!("cannot read from `{}`: {error}", describe(command)))?;
             println!("{line}");
             tally.add(&line);
         }
     }
-    let status = child.wait().map_err(|error| format!("cannot wait for `{}`: {error}", describe(command)))?;
+    let status = child
+        .wait()
+        .map_err(|error| format!("cannot wait for `{}`: {error}", describe(command)))?;
     if !status.success() && tally.failed == before.failed {
-        return Err(format!("`{}` ended with {status} before its tests did", describe(command)));
+        return Err(format!(
+            "`{}` ended with {status} before its tests did",
+            describe(command)
+        ));
     }
     Ok(())
 }
@@ -51,10 +66,16 @@ pub fn run_tests(command: &mut Command, tally: &mut Tally) -> Result<(), String>
 impl Tally {
     /// Takes a line such as `test result: ok. 12 passed; 0 failed; 0 ignored; ...`.
     fn add(&mut self, line: &str) {
-        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        let Some(counts) = line.strip_prefix("test result: ") else {
+            return;
+        };
         let number_before = |word: &str| {
             let before = counts.split(word).next()?.trim_end();
-            before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+            before
+                .rsplit(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse::<u64>()
+                .ok()
         };
         self.passed += number_before(" passed").unwrap_or(0);
         self.failed += number_before(" failed").unwrap_or(0);
@@ -62,13 +83,21 @@ impl Tally {
 }
 
 fn describe(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
     let words = std::iter::once(program).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn cannot_start(command: &Command, error: &std::io::Error) -> String {
-    format!("cannot start `{}`: {error}; is it installed and on PATH?", describe(command))
+    format!(
+        "cannot start `{}`: {error}; is it installed and on PATH?",
+        describe(command)
+    )
 }
 
 #[cfg(test)]
@@ -81,6 +110,12 @@ mod tests {
         tally.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         tally.add("test result: FAILED. 3 passed; 2 failed; 0 ignored");
         tally.add("test a_test_result ... ok");
-        assert_eq!(tally, Tally { passed: 15, failed: 2 });
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 15,
+                failed: 2
+            }
+        );
     }
 }

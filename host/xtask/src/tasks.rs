@@ -11,20 +11,40 @@ use crate::{checks, components};
 pub fn demo(root: &Path) -> Result<(), String> {
     components::run(root)?;
     build_host(root)?;
+    run_demo(root)
+}
+
+/// The demo with what is built.
+fn run_demo(root: &Path) -> Result<(), String> {
     let out = root.join("target/demo");
     if out.exists() {
-        fs::remove_dir_all(&out).map_err(|error| format!("cannot remove {}: {error}", out.display()))?;
+        fs::remove_dir_all(&out)
+            .map_err(|error| format!("cannot remove {}: {error}", out.display()))?;
     }
-    fs::create_dir_all(&out).map_err(|error| format!("cannot create {}: {error}", out.display()))?;
+    fs::create_dir_all(&out)
+        .map_err(|error| format!("cannot create {}: {error}", out.display()))?;
     let key = out.join("signing.key.pem");
     let run_dir = out.join("run");
     say("making a throw-away signing key");
-    run(packhost(root).args(["pack", "keygen"]).arg(&key).stdout(std::process::Stdio::null()))?;
+    run(packhost(root)
+        .args(["pack", "keygen"])
+        .arg(&key)
+        .stdout(std::process::Stdio::null()))?;
     say("running the demo suite");
-    run(packhost(root).args(["run", "--suite", "demo", "--plugins", "plugins"]).arg("--signing-key").arg(&key).arg("--out").arg(&run_dir))?;
+    run(packhost(root)
+        .args(["run", "--suite", "demo", "--plugins", "plugins"])
+        .arg("--signing-key")
+        .arg(&key)
+        .arg("--out")
+        .arg(&run_dir))?;
     say("verifying the pack it left");
-    run(packhost(root).args(["pack", "verify", "--strict"]).arg(run_dir.join("evidence_pack")))?;
-    say(&format!("done: the evidence pack is {}", run_dir.join("evidence_pack").display()));
+    run(packhost(root)
+        .args(["pack", "verify", "--strict", "--profile", "ci"])
+        .arg(run_dir.join("evidence_pack")))?;
+    say(&format!(
+        "done: the evidence pack is {}",
+        run_dir.join("evidence_pack").display()
+    ));
     Ok(())
 }
 
@@ -43,10 +63,21 @@ pub fn ci(root: &Path) -> Result<(), String> {
     checks::self_contained(root)?;
     let tally = all_tests(root)?;
     say("linting, warnings denied");
-    run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run(cargo(root).args([
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     say("building the documentation, warnings denied");
-    run(cargo(root).args(["doc", "--release", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
-    demo(root)?;
+    run(cargo(root)
+        .args(["doc", "--release", "--workspace", "--no-deps", "--quiet"])
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+    run_demo(root)?;
     close(tally)
 }
 
@@ -56,23 +87,42 @@ pub fn release(root: &Path) -> Result<(), String> {
     say("building the binary with link-time optimisation");
     run(cargo(root).args(["build", "--profile", "dist", "--package", "packhost"]))?;
     let binary = root.join("target/dist/packhost");
-    let size = fs::metadata(&binary).map_err(|error| format!("cannot find {}: {error}", binary.display()))?.len();
-    say(&format!("{} ({:.1} MB)", binary.display(), size as f64 / 1e6));
+    let size = fs::metadata(&binary)
+        .map_err(|error| format!("cannot find {}: {error}", binary.display()))?
+        .len();
+    say(&format!(
+        "{} ({:.1} MB)",
+        binary.display(),
+        size as f64 / 1e6
+    ));
     Ok(())
 }
 
-/// Runs the tests of the workspace and, natively, those of the components.
+/// Runs the tests of the workspace and, natively, those of the components. Testing the workspace also builds the program.
 fn all_tests(root: &Path) -> Result<Tally, String> {
     components::run(root)?;
-    build_host(root)?;
     let mut tally = Tally::default();
     say("testing the components natively, against the SDK's bench");
-    run_tests(cargo(&root.join("plugins")).args(["test", "--release", "--workspace", "--quiet"]), &mut tally)?;
-    say("testing the workspace");
-    let arguments = ["test", "--release", "--workspace", "--no-fail-fast", "--quiet"];
-    // The components were built above: tests that need them must not skip.
-    let environment = [("PACKHOST_BIN", binary(root).into_os_string()), ("PACKHOST_COMPONENTS", "require".into())];
-    run_tests(cargo(root).args(arguments).envs(environment), &mut tally)?;
+    run_tests(
+        cargo(&root.join("plugins")).args(["test", "--release", "--workspace", "--quiet"]),
+        &mut tally,
+    )?;
+    say(
+        "testing the workspace (the first build takes some minutes: it includes a WebAssembly compiler)",
+    );
+    run_tests(
+        cargo(root)
+            .args([
+                "test",
+                "--release",
+                "--workspace",
+                "--no-fail-fast",
+                "--quiet",
+            ])
+            // A test that needs the components fails without them here, instead of skipping itself.
+            .env("PACKHOST_COMPONENTS", "require"),
+        &mut tally,
+    )?;
     Ok(tally)
 }
 
@@ -87,13 +137,18 @@ fn close(tally: Tally) -> Result<(), String> {
 }
 
 fn build_host(root: &Path) -> Result<(), String> {
-    say("building packhost (the first time takes some minutes: it includes a WebAssembly compiler)");
+    say(
+        "building packhost (the first time takes some minutes: it includes a WebAssembly compiler)",
+    );
     run(cargo(root).args(["build", "--release", "--quiet", "--package", "packhost"]))
 }
 
 fn binary(root: &Path) -> std::path::PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    target.join("release").join(format!("packhost{}", std::env::consts::EXE_SUFFIX))
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    target
+        .join("release")
+        .join(format!("packhost{}", std::env::consts::EXE_SUFFIX))
 }
 
 fn packhost(root: &Path) -> Command {

@@ -14,7 +14,11 @@ pub fn run(arguments: &DoctorArgs) -> Result<Exit, Failure> {
         }
     } else if arguments.settings {
         for (key, variables, meaning) in Layer::TABLE {
-            print_line(&format!("{key}\n    {}\n    variables: {}", meaning.trim(), variables.join(", ")));
+            print_line(&format!(
+                "{key}\n    {}\n    variables: {}",
+                meaning.trim(),
+                variables.join(", ")
+            ));
         }
     } else {
         machine();
@@ -27,7 +31,10 @@ fn machine() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     print_line(&format!("cores: {cores}"));
     print_line(&format!("vector instructions: {}", vector_instructions()));
-    print_line(&format!("plugin interface: packhost:plugin@{}", packhost_plugin::INTERFACE_VERSION));
+    print_line(&format!(
+        "plugin interface: packhost:plugin@{}",
+        packhost_plugin::INTERFACE_VERSION
+    ));
     print(&gpus());
     print_line("tensor device: cpu (this version has no other)");
 }
@@ -55,10 +62,15 @@ fn gpus() -> String {
     let count = nvml.device_count().unwrap_or(0);
     let mut text = format!("GPU: {count} devices, not used by this version\n");
     for index in 0..count {
-        let Ok(device) = nvml.device_by_index(index) else { continue };
+        let Ok(device) = nvml.device_by_index(index) else {
+            continue;
+        };
         let name = device.name().unwrap_or_else(|_| "unknown".into());
         let memory = device.memory_info().map_or(0, |memory| memory.total);
-        text += &format!("  {index}: {name}, {:.1} GiB\n", memory as f64 / (1_u64 << 30) as f64);
+        text += &format!(
+            "  {index}: {name}, {:.1} GiB\n",
+            memory as f64 / (1_u64 << 30) as f64
+        );
     }
     text
 }

@@ -16,12 +16,29 @@ pub fn run(arguments: EditArgs) -> Result<Exit, Failure> {
         Some(path) => Tuned::load(path)?,
         None => Tuned::Absent,
     };
-    let model_id = arguments.model_id.clone().unwrap_or_else(|| name_of(&arguments.model));
+    let model_id = arguments
+        .model_id
+        .clone()
+        .unwrap_or_else(|| name_of(&arguments.model));
     let spec = arguments.spec.clone();
     let edit = match resolve(&spec, "", &tuned, &[&model_id]) {
         Resolution::Selected(edit) => edit,
-        Resolution::Skipped { reason } => return Err(Error::EditSpec { spec, status: "skipped".into(), reason }.into()),
-        Resolution::Refused { status, reason } => return Err(Error::EditSpec { spec, status, reason }.into()),
+        Resolution::Skipped { reason } => {
+            return Err(Error::EditSpec {
+                spec,
+                status: "skipped".into(),
+                reason,
+            }
+            .into());
+        }
+        Resolution::Refused { status, reason } => {
+            return Err(Error::EditSpec {
+                spec,
+                status,
+                reason,
+            }
+            .into());
+        }
     };
     let base = Checkpoint::open(&arguments.model)?;
     let toolbox = toolbox(&layer, arguments.threads)?;

@@ -12,8 +12,14 @@ use crate::exit::{Exit, Failure};
 
 pub fn run(arguments: EvaluateArgs) -> Result<Exit, Failure> {
     let layer = plugin_layer(&arguments.plugins)?;
-    let jsonl = arguments.dataset.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
-    let selection = arguments.selection.clone().unwrap_or_else(|| if jsonl { "file_order" } else { "stratified" }.into());
+    let jsonl = arguments
+        .dataset
+        .extension()
+        .is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
+    let selection = arguments
+        .selection
+        .clone()
+        .unwrap_or_else(|| if jsonl { "file_order" } else { "stratified" }.into());
     let request = CompareRequest {
         baseline: arguments.baseline,
         subject: arguments.subject,
@@ -44,7 +50,11 @@ pub fn run(arguments: EvaluateArgs) -> Result<Exit, Failure> {
 fn summary(compared: &Compared) -> String {
     let report = &compared.report;
     let metric = &report["primary_metric"];
-    let number = |value: &Value, digits: usize| value.as_f64().map_or("none".into(), |v| format!("{v:.digits$}"));
+    let number = |value: &Value, digits: usize| {
+        value
+            .as_f64()
+            .map_or("none".into(), |v| format!("{v:.digits$}"))
+    };
     let interval = &metric["display_ci"];
     let own = &report["packhost"];
     format!(

@@ -75,14 +75,24 @@ fn toolbox(layer: &Layer, threads: Option<usize>) -> Result<Toolbox, Failure> {
         Some(path) if path.as_os_str().is_empty() => CacheDir::Off,
         Some(path) => CacheDir::At(path.clone()),
     };
-    let options = EngineOptions { limits: layer.limits.clone().unwrap_or_else(Limits::default), cache };
+    let options = EngineOptions {
+        limits: layer.limits.clone().unwrap_or_else(Limits::default),
+        cache,
+    };
     let threads = threads.or(layer.threads).filter(|&threads| threads > 0);
-    Ok(Toolbox::open(&plugin_dir(layer), layer.locked.unwrap_or(false), options, threads)?)
+    Ok(Toolbox::open(
+        &plugin_dir(layer),
+        layer.locked.unwrap_or(false),
+        options,
+        threads,
+    )?)
 }
 
 /// UTC time now, RFC 3339 to the second.
 fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }
 
 /// A flag that the first Ctrl-C (or a termination signal) sets; the second one ends the process at once.
@@ -92,7 +102,12 @@ fn cancel_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Internal, format!("failed to watch for signals: {error}")))?;
+        .map_err(|error| {
+            Failure::new(
+                Exit::Internal,
+                format!("failed to watch for signals: {error}"),
+            )
+        })?;
     std::thread::spawn(move || {
         runtime.block_on(async {
             signal().await;
@@ -123,5 +138,8 @@ async fn signal() {
 
 /// The file name of a path, for people.
 fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

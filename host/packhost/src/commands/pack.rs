@@ -31,7 +31,8 @@ fn keygen(arguments: &KeygenArgs) -> Result<Exit, Failure> {
         Err(error) => {
             if arguments.json {
                 let format = "evidence-pack-keygen-v1";
-                let answer = json!({"format_version": format, "ok": false, "errors": [error.to_string()]});
+                let answer =
+                    json!({"format_version": format, "ok": false, "errors": [error.to_string()]});
                 print_line(&canonical::to_line(&answer));
             }
             return Err(Failure::new(Exit::Usage, error.to_string()));
@@ -65,13 +66,21 @@ fn build_pack(arguments: BuildArgs) -> Result<Exit, Failure> {
             if arguments.json {
                 print_line(&canonical::to_line(&request.refusal_json(&error)));
             }
-            Err(Failure::new(Exit::of_class(error.exit()), error.to_string()))
+            Err(Failure::new(
+                Exit::of_class(error.exit()),
+                error.to_string(),
+            ))
         }
     }
 }
 
 fn verify_pack(arguments: VerifyArgs) -> Result<Exit, Failure> {
-    let truthy = |value: String| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on");
+    let truthy = |value: String| {
+        matches!(
+            value.to_ascii_lowercase().as_str(),
+            "1" | "true" | "yes" | "on"
+        )
+    };
     let verification = verify(
         &arguments.pack,
         &VerifyOptions {
@@ -82,7 +91,8 @@ fn verify_pack(arguments: VerifyArgs) -> Result<Exit, Failure> {
             expected_fingerprint: arguments.expected_fingerprint,
             trust_store: arguments.trust_store,
             json_out: arguments.json_out,
-            allow_unverified_provenance: std::env::var("INVARLOCK_ALLOW_UNVERIFIED_PROVENANCE").is_ok_and(truthy),
+            allow_unverified_provenance: std::env::var("INVARLOCK_ALLOW_UNVERIFIED_PROVENANCE")
+                .is_ok_and(truthy),
             require_pass: arguments.require_pass,
         },
     );
@@ -98,9 +108,14 @@ fn verify_pack(arguments: VerifyArgs) -> Result<Exit, Failure> {
         return Ok(exit);
     }
     if verification.exit == ExitClass::Ok {
-        let signer = verification.signer_fingerprint.as_deref().unwrap_or("nobody");
+        let signer = verification
+            .signer_fingerprint
+            .as_deref()
+            .unwrap_or("nobody");
         print_line(&match verification.authenticity {
-            Authenticity::Pinned => format!("verified: every byte is as signed by the expected signer {signer}"),
+            Authenticity::Pinned => {
+                format!("verified: every byte is as signed by the expected signer {signer}")
+            }
             _ => format!(
                 "verified: every byte is as signed by {signer}; whether that is the right signer was not asked (--expected-fingerprint)"
             ),

@@ -15,7 +15,11 @@ pub fn run(arguments: PlanArgs) -> Result<Exit, Failure> {
     let layer = suite::layers(&arguments.suite, Layer::default())?;
     let request = suite::request(&layer, &arguments.suite)?;
     request.check()?;
-    let footprints = request.models.iter().map(Footprint::of).collect::<Result<Vec<_>, _>>()?;
+    let footprints = request
+        .models
+        .iter()
+        .map(Footprint::of)
+        .collect::<Result<Vec<_>, _>>()?;
     if arguments.json {
         print(&as_json(&request, &footprints));
     } else {
@@ -26,7 +30,18 @@ pub fn run(arguments: PlanArgs) -> Result<Exit, Failure> {
 
 fn seeds(request: &RunRequest) -> u64 {
     let counts = &request.counts;
-    u64::from([counts.calibration_runs, counts.clean_runs, counts.stress_runs, counts.error_runs, 1].into_iter().max().unwrap_or(1))
+    u64::from(
+        [
+            counts.calibration_runs,
+            counts.clean_runs,
+            counts.stress_runs,
+            counts.error_runs,
+            1,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(1),
+    )
 }
 
 fn as_json(request: &RunRequest, footprints: &[Footprint]) -> String {
@@ -35,8 +50,14 @@ fn as_json(request: &RunRequest, footprints: &[Footprint]) -> String {
         .tasks
         .iter()
         .map(|task| {
-            let bytes = task.model.map_or(0, |model| task_bytes(&footprints[model], task));
-            let dependencies: Vec<_> = task.dependencies.iter().map(|&index| &graph.tasks[index].id).collect();
+            let bytes = task
+                .model
+                .map_or(0, |model| task_bytes(&footprints[model], task));
+            let dependencies: Vec<_> = task
+                .dependencies
+                .iter()
+                .map(|&index| &graph.tasks[index].id)
+                .collect();
             json!({
                 "id": task.id,
                 "type": task.kind.type_name(),

@@ -28,7 +28,11 @@ pub fn run(command: PluginCommand) -> Result<Exit, Failure> {
             let path = dir.join(LOCK_FILE);
             let registry = Registry::scan(&dir)?;
             Lock::of(&registry, &path).write()?;
-            print_line(&format!("{}: {} plugins pinned", path.display(), registry.entries().len()));
+            print_line(&format!(
+                "{}: {} plugins pinned",
+                path.display(),
+                registry.entries().len()
+            ));
         }
     }
     Ok(Exit::Success)
@@ -61,7 +65,9 @@ fn list(registry: &Registry, as_json: bool) {
                 })
             })
             .collect();
-        print(&packhost_pack::canonical::to_pretty(&json!({"version": 1, "plugins": entries})));
+        print(&packhost_pack::canonical::to_pretty(
+            &json!({"version": 1, "plugins": entries}),
+        ));
         return;
     }
     for entry in registry.entries() {
@@ -79,14 +85,15 @@ fn list(registry: &Registry, as_json: bool) {
 }
 
 fn inspect(registry: &Registry, id: &str, limits: Limits) -> Result<(), Failure> {
-    let entry = registry
-        .get(id)
-        .ok_or_else(|| {
-            let known: Vec<_> = registry.entries().map(|entry| entry.id()).collect();
-            let message = format!("there is no plugin `{id}`; there are {}", known.join(", "));
-            Failure::new(Exit::PluginRefused, message)
-        })?;
-    let engine = Engine::new(EngineOptions { limits, ..EngineOptions::default() })?;
+    let entry = registry.get(id).ok_or_else(|| {
+        let known: Vec<_> = registry.entries().map(|entry| entry.id()).collect();
+        let message = format!("there is no plugin `{id}`; there are {}", known.join(", "));
+        Failure::new(Exit::PluginRefused, message)
+    })?;
+    let engine = Engine::new(EngineOptions {
+        limits,
+        ..EngineOptions::default()
+    })?;
     let plugin = engine.load(entry)?;
     let descriptor = plugin.describe();
     let schema: serde_json::Value = serde_json::from_str(&descriptor.schema).unwrap_or_default();

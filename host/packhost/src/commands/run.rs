@@ -17,6 +17,7 @@ pub fn run(arguments: RunArgs, events: Events) -> Result<Exit, Failure> {
         pack_dir: arguments.pack_dir.clone(),
         signing_key: arguments.signing_key.clone(),
         require_pass: arguments.require_pass.then_some(true),
+        profile: arguments.profile.clone(),
         ..Layer::default()
     };
     let layer = suite::layers(&arguments.suite, flags)?;
@@ -27,7 +28,8 @@ pub fn run(arguments: RunArgs, events: Events) -> Result<Exit, Failure> {
         "calibrate-only" => request.mode = Mode::CalibrateOnly,
         "run-only" => request.resume = true,
         other => {
-            let message = format!("mode `{other}` is unknown; there are full, calibrate-only and run-only");
+            let message =
+                format!("mode `{other}` is unknown; there are full, calibrate-only and run-only");
             return Err(Failure::new(Exit::Usage, message));
         }
     }
@@ -40,7 +42,10 @@ pub fn run(arguments: RunArgs, events: Events) -> Result<Exit, Failure> {
     let sink = output::sink(events);
     let outcome = match run::run(&request, &toolbox, &*sink, &cancel, &now) {
         Err(Error::Interrupted) => {
-            let message = format!("interrupted; go on with --resume --out {}", request.out.display());
+            let message = format!(
+                "interrupted; go on with --resume --out {}",
+                request.out.display()
+            );
             return Err(Failure::new(Exit::Interrupted, message));
         }
         other => other?,
@@ -48,7 +53,11 @@ pub fn run(arguments: RunArgs, events: Events) -> Result<Exit, Failure> {
     match (&outcome.verdict, &outcome.pack) {
         (Some(verdict), Some(pack)) => {
             print_line(&format!("{verdict} {}", pack.display()));
-            Ok(if verdict == "PASS" { Exit::Success } else { Exit::VerdictFail })
+            Ok(if verdict == "PASS" {
+                Exit::Success
+            } else {
+                Exit::VerdictFail
+            })
         }
         _ => {
             print_line(&format!("calibrated {}", outcome.run_dir.display()));

@@ -83,9 +83,12 @@ struct Shared {
 
 /// Whether `task` was completed in an earlier life of this run and its outputs are still there.
 pub fn is_complete(journal: &Journal, dir: &RunDir, task: &Task) -> bool {
-    journal
-        .completion(&task.id)
-        .is_some_and(|record| record.outputs.iter().all(|(path, digest)| dir.has(path, digest)))
+    journal.completion(&task.id).is_some_and(|record| {
+        record
+            .outputs
+            .iter()
+            .all(|(path, digest)| dir.has(path, digest))
+    })
 }
 
 impl Drive<'_> {
@@ -95,8 +98,15 @@ impl Drive<'_> {
     /// [`Error::Interrupted`] after a cancellation; a failure to write the journal. Failed tasks are no error here, but the
     /// first one's is returned beside the tally.
     pub fn run(&self, journal: Journal) -> Result<(Tally, Option<Error>)> {
-        let board = Board::new(self.graph, |task| is_complete(&journal, self.dir, &self.graph.tasks[task]));
-        let shared = Mutex::new(Shared { board, journal, broken: None, first_failure: None });
+        let board = Board::new(self.graph, |task| {
+            is_complete(&journal, self.dir, &self.graph.tasks[task])
+        });
+        let shared = Mutex::new(Shared {
+            board,
+            journal,
+            broken: None,
+            first_failure: None,
+        });
         let wake = Condvar::new();
         for task in 0..self.graph.tasks.len() {
             self.show_task(&lock(&shared), task);
@@ -114,7 +124,14 @@ impl Drive<'_> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let count = |wanted| shared.board.states().iter().filter(|state| **state == wanted).count();
+        let count = |wanted| {
+            shared
+                .board
+                .states()
+                .iter()
+                .filter(|state| **state == wanted)
+                .count()
+        };
         let tally = Tally {
             completed: count(State::Completed),
             failed: count(State::Failed),
@@ -151,14 +168,26 @@ impl Drive<'_> {
 
     fn next(&self, board: &Board) -> Option<TaskIndex> {
         let bytes = |index: TaskIndex| self.executor.bytes(&self.graph.tasks[index]);
-        select::next(self.graph, board, self.budget, bytes, |index| (self.allowed)(&self.graph.tasks[index]))
+        select::next(self.graph, board, self.budget, bytes, |index| {
+            (self.allowed)(&self.graph.tasks[index])
+        })
     }
 
     fn start(&self, shared: &mut Shared, index: TaskIndex) {
         let task = &self.graph.tasks[index];
-        let Labels { model, scenario, run } = self.executor.labels(task);
+        let Labels {
+            model,
+            scenario,
+            run,
+        } = self.executor.labels(task);
         let (task_id, task_type) = (task.id.clone(), task.kind.type_name());
-        self.sink.event(&Event::TaskStarted { task: task_id, task_type, model, scenario, run });
+        self.sink.event(&Event::TaskStarted {
+            task: task_id,
+            task_type,
+            model,
+            scenario,
+            run,
+        });
         self.record(shared, task, Transition::Started, BTreeMap::new(), None);
         self.set(shared, index, State::Running);
     }
@@ -170,7 +199,12 @@ impl Drive<'_> {
             Ok(Done { summary, outputs }) => {
                 self.record(shared, task, Transition::Completed, outputs, None);
                 self.set(shared, index, State::Completed);
-                self.sink.event(&Event::TaskCompleted { task: id, task_type, seconds, summary });
+                self.sink.event(&Event::TaskCompleted {
+                    task: id,
+                    task_type,
+                    seconds,
+                    summary,
+                });
             }
             // A task that stopped because it was told to is neither done nor failed: resume runs it again.
             Err(error) if self.cancel.load(Ordering::Relaxed) => {
@@ -180,9 +214,21 @@ impl Drive<'_> {
             Err(error) => {
                 let message = error.to_string();
                 self.log(task, &message);
-                self.record(shared, task, Transition::Failed, BTreeMap::new(), Some(message.clone()));
+                self.record(
+                    shared,
+                    task,
+                    Transition::Failed,
+                    BTreeMap::new(),
+                    Some(message.clone()),
+                );
                 let class = error.class();
-                self.sink.event(&Event::TaskFailed { task: id, task_type, seconds, class, message });
+                self.sink.event(&Event::TaskFailed {
+                    task: id,
+                    task_type,
+                    seconds,
+                    class,
+                    message,
+                });
                 for blocked in self.set(shared, index, State::Failed) {
                     let task = &self.graph.tasks[blocked];
                     if shared.board.state(blocked) == State::Blocked {
@@ -216,9 +262,20 @@ impl Drive<'_> {
     ) {
         let attempt = match transition {
             Transition::Started => shared.journal.next_attempt(&task.id),
-            _ => shared.journal.next_attempt(&task.id).saturating_sub(1).max(1),
+            _ => shared
+                .journal
+                .next_attempt(&task.id)
+                .saturating_sub(1)
+                .max(1),
         };
-        let record = Record { task: task.id.clone(), transition, attempt, at: (self.now)(), outputs, message };
+        let record = Record {
+            task: task.id.clone(),
+            transition,
+            attempt,
+            at: (self.now)(),
+            outputs,
+            message,
+        };
         if let Err(error) = shared.journal.append(record) {
             shared.broken.get_or_insert(error);
         }
@@ -230,12 +287,25 @@ impl Drive<'_> {
         let state = shared.board.state(index);
         let mut value = serde_json::to_value(task).unwrap_or_default();
         value["status"] = folder(state).into();
-        for other in [State::Pending, State::Ready, State::Running, State::Completed, State::Failed, State::Blocked] {
+        for other in [
+            State::Pending,
+            State::Ready,
+            State::Running,
+            State::Completed,
+            State::Failed,
+            State::Blocked,
+        ] {
             if other != state {
-                let _ = std::fs::remove_file(self.dir.path(&format!("queue/{}/{}.task", folder(other), task.id)));
+                let _ = std::fs::remove_file(self.dir.path(&format!(
+                    "queue/{}/{}.task",
+                    folder(other),
+                    task.id
+                )));
             }
         }
-        let path = self.dir.path(&format!("queue/{}/{}.task", folder(state), task.id));
+        let path = self
+            .dir
+            .path(&format!("queue/{}/{}.task", folder(state), task.id));
         if let Some(parent) = path.parent() {
             let _ = std::fs::create_dir_all(parent);
         }
@@ -248,12 +318,20 @@ impl Drive<'_> {
             *counts.entry(folder(*state)).or_default() += 1;
         }
         let value = serde_json::json!({"tasks": self.graph.tasks.len(), "states": counts, "updated_at": (self.now)()});
-        self.dir.write("state/progress.json", packhost_pack::canonical::to_pretty(&value).as_bytes()).map(|_| ())
+        self.dir
+            .write(
+                "state/progress.json",
+                packhost_pack::canonical::to_pretty(&value).as_bytes(),
+            )
+            .map(|_| ())
     }
 
     /// Keeps what a failed task said. Losing it would not change the run's result, so a failure here stops nothing.
     fn log(&self, task: &Task, message: &str) {
-        let _ = self.dir.write(&format!("logs/tasks/{}.log", task.id), format!("{message}\n").as_bytes());
+        let _ = self.dir.write(
+            &format!("logs/tasks/{}.log", task.id),
+            format!("{message}\n").as_bytes(),
+        );
     }
 }
 
@@ -298,11 +376,16 @@ mod tests {
                 return Err(Error::Interrupted);
             }
             if self.fails.as_ref() == Some(&task.kind) {
-                return Err(Error::NothingChanged { scenario: "x".into() });
+                return Err(Error::NothingChanged {
+                    scenario: "x".into(),
+                });
             }
             let path = format!("out/{}", task.id);
             let digest = self.dir.write(&path, task.id.as_bytes())?;
-            Ok(Done { summary: String::new(), outputs: BTreeMap::from([(path, digest)]) })
+            Ok(Done {
+                summary: String::new(),
+                outputs: BTreeMap::from([(path, digest)]),
+            })
         }
 
         fn bytes(&self, _: &Task) -> u64 {
@@ -315,15 +398,35 @@ mod tests {
     }
 
     fn graph() -> Graph {
-        let counts = Counts { calibration_runs: 2, clean_runs: 2, stress_runs: 1, error_runs: 1, seed: 42 };
-        let scenarios = [scenario("a", "clean"), scenario("b", "stress"), scenario("c", "error_injection")];
+        let counts = Counts {
+            calibration_runs: 2,
+            clean_runs: 2,
+            stress_runs: 1,
+            error_runs: 1,
+            seed: 42,
+        };
+        let scenarios = [
+            scenario("a", "clean"),
+            scenario("b", "stress"),
+            scenario("c", "error_injection"),
+        ];
         Graph::generate(&["m".into()], &scenarios, &counts)
     }
 
     /// One life of a run; returns how many tasks it executed and how it ended.
-    fn live(dir: &RunDir, fails: Option<TaskKind>, cancels_at: Option<usize>) -> (usize, Result<Tally>) {
+    fn live(
+        dir: &RunDir,
+        fails: Option<TaskKind>,
+        cancels_at: Option<usize>,
+    ) -> (usize, Result<Tally>) {
         let (graph, cancel) = (graph(), AtomicBool::new(false));
-        let executor = Fake { dir, executed: AtomicUsize::new(0), fails, cancels_at, cancel: &cancel };
+        let executor = Fake {
+            dir,
+            executed: AtomicUsize::new(0),
+            fails,
+            cancels_at,
+            cancel: &cancel,
+        };
         let journal = Journal::open(&dir.path("state/journal.jsonl"), "plan").expect("opens");
         let drive = Drive {
             graph: &graph,
@@ -348,9 +451,23 @@ mod tests {
         let (first, result) = live(&dir, None, Some(5));
         assert!(matches!(result, Err(Error::Interrupted)));
         let (second, result) = live(&dir, None, None);
-        assert_eq!(result.expect("completes"), Tally { completed: total, failed: 0, blocked: 0 });
-        assert!(first < total && first + second > total, "{first} + {second} of {total}");
-        assert_eq!(live(&dir, None, None).0, 0, "a finished run has nothing to do");
+        assert_eq!(
+            result.expect("completes"),
+            Tally {
+                completed: total,
+                failed: 0,
+                blocked: 0
+            }
+        );
+        assert!(
+            first < total && first + second > total,
+            "{first} + {second} of {total}"
+        );
+        assert_eq!(
+            live(&dir, None, None).0,
+            0,
+            "a finished run has nothing to do"
+        );
     }
 
     #[test]

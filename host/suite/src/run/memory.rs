@@ -4,8 +4,8 @@ use packhost_model::{Checkpoint, TensorMeta};
 use serde::Serialize;
 
 use super::request::ModelRequest;
-use crate::{Error, Result};
 use crate::graph::{Task, TaskKind};
+use crate::{Error, Result};
 
 /// Scratch of threads, tables, reports: what does not grow with the model.
 const OVERHEAD: u64 = 64 << 20;
@@ -30,7 +30,10 @@ impl Footprint {
     /// The checkpoint is absent or broken.
     pub fn of(model: &ModelRequest) -> Result<Self> {
         if !model.dir.is_dir() {
-            return Err(Error::ModelAbsent { model: model.id.clone(), path: model.dir.clone() });
+            return Err(Error::ModelAbsent {
+                model: model.id.clone(),
+                path: model.dir.clone(),
+            });
         }
         let checkpoint = Checkpoint::open(&model.dir)?;
         let weights: u64 = checkpoint.tensors().iter().map(TensorMeta::byte_len).sum();
@@ -62,5 +65,8 @@ pub fn task_bytes(footprint: &Footprint, task: &Task) -> u64 {
 /// Most bytes that one worker's task needs at once, with what stays resident: the baselines' references for `seeds` seeds
 /// and one subject.
 pub fn peak_bytes(footprint: &Footprint, seeds: u64) -> u64 {
-    OVERHEAD + footprint.overlay_bytes + footprint.activation_bytes + seeds * footprint.reference_bytes
+    OVERHEAD
+        + footprint.overlay_bytes
+        + footprint.activation_bytes
+        + seeds * footprint.reference_bytes
 }

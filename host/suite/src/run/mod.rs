@@ -48,7 +48,11 @@ pub struct RunOutcome {
 
 /// The graph of a request.
 pub fn graph(request: &RunRequest) -> Graph {
-    let folders: Vec<String> = request.models.iter().map(|model| model.folder.clone()).collect();
+    let folders: Vec<String> = request
+        .models
+        .iter()
+        .map(|model| model.folder.clone())
+        .collect();
     Graph::generate(&folders, &request.manifest.scenarios, &request.counts)
 }
 
@@ -58,7 +62,10 @@ pub fn graph(request: &RunRequest) -> Graph {
 /// An unknown kind, an unreadable or empty file, a bad line.
 pub fn open_dataset(dataset: &crate::suites::Dataset) -> Result<Dataset> {
     match dataset.kind.as_str() {
-        "local_jsonl" => Ok(Dataset::local_jsonl(&dataset.path, dataset.text_field.as_deref().unwrap_or("text"))?),
+        "local_jsonl" => Ok(Dataset::local_jsonl(
+            &dataset.path,
+            dataset.text_field.as_deref().unwrap_or("text"),
+        )?),
         "text" => Ok(Dataset::text(&dataset.path)?),
         other => Err(Error::DatasetKind { kind: other.into() }),
     }
@@ -80,17 +87,44 @@ pub fn run(
     request.check()?;
     let guards = Guards::load(toolbox, &request.guards)?;
     let dataset = open_dataset(&request.dataset)?;
-    let footprints = request.models.iter().map(Footprint::of).collect::<Result<Vec<_>>>()?;
+    let footprints = request
+        .models
+        .iter()
+        .map(Footprint::of)
+        .collect::<Result<Vec<_>>>()?;
     refuse_infeasible(request, &footprints)?;
     let dir = RunDir::open(&request.out, request.resume)?;
     let plan = request.plan(&toolbox.identities(), dataset.digest());
     let began = store_plan(&dir, request, &plan, now)?;
-    let journal = Journal::open(&dir.path("state/journal.jsonl"), &hex_digest(to_pretty(&plan).as_bytes()))?;
+    let journal = Journal::open(
+        &dir.path("state/journal.jsonl"),
+        &hex_digest(to_pretty(&plan).as_bytes()),
+    )?;
     let graph = graph(request);
     write_memory_plan(&dir, request, &footprints)?;
-    let models = request.models.iter().cloned().map(ModelState::new).collect();
-    let work = Work { request, graph: &graph, dir: &dir, toolbox, guards, dataset, models, footprints, began, cancel };
-    let done = graph.tasks.iter().filter(|task| driver::is_complete(&journal, &dir, task)).count();
+    let models = request
+        .models
+        .iter()
+        .cloned()
+        .map(ModelState::new)
+        .collect();
+    let work = Work {
+        request,
+        graph: &graph,
+        dir: &dir,
+        toolbox,
+        guards,
+        dataset,
+        models,
+        footprints,
+        began,
+        cancel,
+    };
+    let done = graph
+        .tasks
+        .iter()
+        .filter(|task| driver::is_complete(&journal, &dir, task))
+        .count();
     sink.event(&Event::RunStarted {
         run_dir: dir.root().display().to_string(),
         suite: request.suite.clone(),
@@ -112,8 +146,18 @@ pub fn run(
     };
     let (tally, first_failure) = drive.run(journal)?;
     let finished = tally.failed == 0 && request.mode == Mode::Full;
-    let verdict = if finished { Some(work.judge()?.word().to_string()) } else { None };
-    let pack = finished.then(|| request.pack.dir.clone().unwrap_or_else(|| dir.path("evidence_pack")));
+    let verdict = if finished {
+        Some(work.judge()?.word().to_string())
+    } else {
+        None
+    };
+    let pack = finished.then(|| {
+        request
+            .pack
+            .dir
+            .clone()
+            .unwrap_or_else(|| dir.path("evidence_pack"))
+    });
     let seconds = started.elapsed().as_secs_f64();
     sink.event(&Event::RunFinished {
         verdict: verdict.clone(),
@@ -125,18 +169,36 @@ pub fn run(
     });
     if let Some(first) = first_failure {
         let log = dir.path("logs/tasks");
-        return Err(Error::TasksFailed { failed: tally.failed, blocked: tally.blocked, log, first: Box::new(first) });
+        return Err(Error::TasksFailed {
+            failed: tally.failed,
+            blocked: tally.blocked,
+            log,
+            first: Box::new(first),
+        });
     }
     let share = 100.0 * toolbox.totals().outside_host().as_secs_f64() / seconds;
-    Ok(RunOutcome { verdict, pack, run_dir: dir.root().into(), plugin_share: format!("{share:.2}") })
+    Ok(RunOutcome {
+        verdict,
+        pack,
+        run_dir: dir.root().into(),
+        plugin_share: format!("{share:.2}"),
+    })
 }
 
 fn is_calibration(kind: &TaskKind) -> bool {
-    matches!(kind, TaskKind::SetupBaseline | TaskKind::CalibrationRun { .. } | TaskKind::GeneratePreset)
+    matches!(
+        kind,
+        TaskKind::SetupBaseline | TaskKind::CalibrationRun { .. } | TaskKind::GeneratePreset
+    )
 }
 
 /// Stores the plan of a new run, or compares that of a resumed one. Returns when the run began.
-fn store_plan(dir: &RunDir, request: &RunRequest, plan: &Value, now: &dyn Fn() -> String) -> Result<String> {
+fn store_plan(
+    dir: &RunDir,
+    request: &RunRequest,
+    plan: &Value,
+    now: &dyn Fn() -> String,
+) -> Result<String> {
     let path = "state/plan.json";
     if request.resume {
         let text = dir.read(path)?;
@@ -148,28 +210,58 @@ fn store_plan(dir: &RunDir, request: &RunRequest, plan: &Value, now: &dyn Fn() -
     let began = now();
     dir.write("state/scenarios.json", request.manifest.render().as_bytes())?;
     if let Tuned::File(file) = &request.tuned {
-        dir.write("state/tuned_edit_params.json", to_pretty(&Value::Object(file.clone())).as_bytes())?;
+        dir.write(
+            "state/tuned_edit_params.json",
+            to_pretty(&Value::Object(file.clone())).as_bytes(),
+        )?;
     }
     // Last: a directory without a plan is not a run yet.
-    dir.write(path, to_pretty(&json!({"began_at": began, "plan": plan})).as_bytes())?;
+    dir.write(
+        path,
+        to_pretty(&json!({"began_at": began, "plan": plan})).as_bytes(),
+    )?;
     Ok(began)
 }
 
 /// A run whose largest task cannot fit is refused before anything is loaded.
 fn refuse_infeasible(request: &RunRequest, footprints: &[Footprint]) -> Result<()> {
-    let seeds = u64::from(request.counts.calibration_runs.max(request.counts.clean_runs).max(1));
-    let needed = footprints.iter().map(|footprint| memory::peak_bytes(footprint, seeds)).max().unwrap_or(0);
+    let seeds = u64::from(
+        request
+            .counts
+            .calibration_runs
+            .max(request.counts.clean_runs)
+            .max(1),
+    );
+    let needed = footprints
+        .iter()
+        .map(|footprint| memory::peak_bytes(footprint, seeds))
+        .max()
+        .unwrap_or(0);
     match needed > request.memory {
-        true => Err(Error::Infeasible { needed, available: request.memory }),
+        true => Err(Error::Infeasible {
+            needed,
+            available: request.memory,
+        }),
         false => Ok(()),
     }
 }
 
 fn write_memory_plan(dir: &RunDir, request: &RunRequest, footprints: &[Footprint]) -> Result<()> {
-    let mut text = String::from("model,weight_bytes,overlay_bytes,reference_bytes_per_seed,activation_bytes\n");
+    let mut text = String::from(
+        "model,weight_bytes,overlay_bytes,reference_bytes_per_seed,activation_bytes\n",
+    );
     for (model, sizes) in request.models.iter().zip(footprints) {
-        let Footprint { weight_bytes, reference_bytes, overlay_bytes, activation_bytes } = sizes;
-        text += &format!("{},{weight_bytes},{overlay_bytes},{reference_bytes},{activation_bytes}\n", model.folder);
+        let Footprint {
+            weight_bytes,
+            reference_bytes,
+            overlay_bytes,
+            activation_bytes,
+        } = sizes;
+        text += &format!(
+            "{},{weight_bytes},{overlay_bytes},{reference_bytes},{activation_bytes}\n",
+            model.folder
+        );
     }
-    dir.write("analysis/memory_plan.csv", text.as_bytes()).map(|_| ())
+    dir.write("analysis/memory_plan.csv", text.as_bytes())
+        .map(|_| ())
 }

@@ -50,13 +50,20 @@ impl ModelState {
         self.opened.get_or_try(|| {
             let dir = &self.request.dir;
             if !dir.is_dir() {
-                return Err(Error::ModelAbsent { model: self.request.id.clone(), path: dir.clone() });
+                return Err(Error::ModelAbsent {
+                    model: self.request.id.clone(),
+                    path: dir.clone(),
+                });
             }
             let checkpoint = Checkpoint::open(dir)?;
             checkpoint.config().served()?;
             let tokenizer = Tokenizer::open(dir)?;
             let info = model_info(&*checkpoint);
-            Ok(Opened { checkpoint, tokenizer, info })
+            Ok(Opened {
+                checkpoint,
+                tokenizer,
+                info,
+            })
         })
     }
 
@@ -106,7 +113,11 @@ impl ModelState {
     /// As [`open`](Self::open).
     pub fn identity(&self, what: &str, seed: u64) -> Result<ModelIdentity> {
         let opened = self.open()?;
-        let model_id = if what == "baseline" { self.request.id.clone() } else { format!("{}#{what}", self.request.id) };
+        let model_id = if what == "baseline" {
+            self.request.id.clone()
+        } else {
+            format!("{}#{what}", self.request.id)
+        };
         Ok(ModelIdentity {
             run_id: run_id(&[&self.request.id, what, &seed.to_string()]),
             model_id,
@@ -132,7 +143,10 @@ struct Lazy<T> {
 
 impl<T> Default for Lazy<T> {
     fn default() -> Self {
-        Self { value: OnceLock::new(), turn: Mutex::new(()) }
+        Self {
+            value: OnceLock::new(),
+            turn: Mutex::new(()),
+        }
     }
 }
 

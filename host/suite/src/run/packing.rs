@@ -25,7 +25,10 @@ const OWN: &str = "metadata/packhost";
 /// Seals the pack of a run.
 pub fn seal(work: &Work<'_>) -> Result<Done> {
     let request = &work.request.pack;
-    let out = request.dir.clone().unwrap_or_else(|| work.dir.path("evidence_pack"));
+    let out = request
+        .dir
+        .clone()
+        .unwrap_or_else(|| work.dir.path("evidence_pack"));
     let key = signing_key(work)?;
     let verdict = work.judge()?;
     let table = serde_json::to_value(&work.request.manifest).unwrap_or_default();
@@ -58,7 +61,10 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         verdict: &verdict,
         scenarios: Some(&table),
         run: &run,
-        source_repo: &source_repo(&std::env::current_dir().unwrap_or_default(), &source_hints())?,
+        source_repo: &source_repo(
+            &std::env::current_dir().unwrap_or_default(),
+            &source_hints(),
+        )?,
         environment: &environment(&work.began, &Gpus::default()),
         runtime: Some(&runtime),
         generated_at: &work.began,
@@ -69,10 +75,20 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         release_review: false,
     })?;
     let signer = sealed.signer_fingerprint.as_deref().unwrap_or("nobody");
-    let warnings: String = sealed.warnings.iter().map(|warning| format!("; warning: {}", warning.message)).collect();
-    let summary =
-        format!("sealed {} files in {}, signed by {signer}{warnings}", sealed.files, sealed.pack.display());
-    Ok(Done { summary, outputs: BTreeMap::new() })
+    let warnings: String = sealed
+        .warnings
+        .iter()
+        .map(|warning| format!("; warning: {}", warning.message))
+        .collect();
+    let summary = format!(
+        "sealed {} files in {}, signed by {signer}{warnings}",
+        sealed.files,
+        sealed.pack.display()
+    );
+    Ok(Done {
+        summary,
+        outputs: BTreeMap::new(),
+    })
 }
 
 /// The reports are verified in the pack at the same profile that they were made with.
@@ -107,47 +123,82 @@ fn signing_key(work: &Work<'_>) -> Result<Option<SigningKey>> {
 }
 
 fn scenario_filter(work: &Work<'_>) -> Vec<String> {
-    let filter = work.request.manifest.meta.get("scenario_ids_filter").and_then(Value::as_array);
-    filter.into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+    let filter = work
+        .request
+        .manifest
+        .meta
+        .get("scenario_ids_filter")
+        .and_then(Value::as_array);
+    filter
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Into::into)
+        .collect()
 }
 
 /// What the environment says about the source (`INVARLOCK_SOURCE_*`), where there is no checkout.
 fn source_hints() -> SourceHints {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let overrides = ["commit", "uri", "branch", "describe", "dirty"].into_iter().filter_map(|key| {
-        let value = variable(&format!("INVARLOCK_SOURCE_{}", key.to_uppercase()))?;
-        Some((format!("source_{key}"), value))
-    });
-    SourceHints { marker: variable("INVARLOCK_SOURCE_REPO_MARKER").map(Into::into), overrides: overrides.collect() }
+    let overrides = ["commit", "uri", "branch", "describe", "dirty"]
+        .into_iter()
+        .filter_map(|key| {
+            let value = variable(&format!("INVARLOCK_SOURCE_{}", key.to_uppercase()))?;
+            Some((format!("source_{key}"), value))
+        });
+    SourceHints {
+        marker: variable("INVARLOCK_SOURCE_REPO_MARKER").map(Into::into),
+        overrides: overrides.collect(),
+    }
 }
 
 /// Everything of the run that goes into the pack.
 fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for task in &work.graph.tasks {
-        let TaskKind::Evaluate { scenario, run, .. } = task.kind else { continue };
-        let (model, scenario) = (&work.models[task.model.unwrap_or_default()].request.folder, work.scenario(scenario));
-        let (from, to) = (paths::report_dir(model, scenario, run), paths::packed_report_dir(model, scenario, run));
+        let TaskKind::Evaluate { scenario, run, .. } = task.kind else {
+            continue;
+        };
+        let (model, scenario) = (
+            &work.models[task.model.unwrap_or_default()].request.folder,
+            work.scenario(scenario),
+        );
+        let (from, to) = (
+            paths::report_dir(model, scenario, run),
+            paths::packed_report_dir(model, scenario, run),
+        );
         let metadata = match scenario.generation {
             Generation::Edit { .. } => "edit_metadata.json",
             Generation::Error { .. } => "error_metadata.json",
         };
         let table = paths::subject_table(model, &scenario.id, run);
         let files = [
-            (format!("{from}/evaluation.report.json"), format!("{to}/evaluation.report.json")),
+            (
+                format!("{from}/evaluation.report.json"),
+                format!("{to}/evaluation.report.json"),
+            ),
             (format!("{from}/{metadata}"), format!("{to}/{metadata}")),
-            (table.clone(), format!("{OWN}/tables/{}", table.replacen("/tables", "", 1))),
+            (
+                table.clone(),
+                format!("{OWN}/tables/{}", table.replacen("/tables", "", 1)),
+            ),
         ];
         // A scenario that its tuned entry skips has none of them.
-        entries.extend(files.into_iter().filter(|(from, _)| work.dir.path(from).is_file()).map(|(from, to)| {
-            Entry::file(to, work.dir.path(&from))
-        }));
+        entries.extend(
+            files
+                .into_iter()
+                .filter(|(from, _)| work.dir.path(from).is_file())
+                .map(|(from, to)| Entry::file(to, work.dir.path(&from))),
+        );
     }
     entries.extend(model_entries(work)?);
     entries.extend(plugin_entries(work)?);
     let tuned = "state/tuned_edit_params.json";
     if work.dir.path(tuned).is_file() {
-        entries.push(Entry::file("metadata/tuned_edit_params.json", work.dir.path(tuned)));
+        entries.push(Entry::file(
+            "metadata/tuned_edit_params.json",
+            work.dir.path(tuned),
+        ));
     }
     Ok(entries)
 }
@@ -157,11 +208,21 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (index, model) in work.models.iter().enumerate() {
         let folder = &model.request.folder;
-        entries.push(Entry::file(format!("{OWN}/models/{folder}.json"), work.dir.path(&paths::profile(folder))));
+        entries.push(Entry::file(
+            format!("{OWN}/models/{folder}.json"),
+            work.dir.path(&paths::profile(folder)),
+        ));
         if let Some(preset) = work.preset_text(model)? {
-            entries.push(Entry::bytes(format!("{OWN}/{}", paths::preset(folder)), preset));
+            entries.push(Entry::bytes(
+                format!("{OWN}/{}", paths::preset(folder)),
+                preset,
+            ));
         }
-        let of_model = work.graph.tasks.iter().filter(|task| task.model == Some(index));
+        let of_model = work
+            .graph
+            .tasks
+            .iter()
+            .filter(|task| task.model == Some(index));
         for seed in of_model.filter_map(|task| match task.kind {
             TaskKind::CalibrationRun { seed, .. } | TaskKind::BaselineReport { seed } => Some(seed),
             _ => None,
@@ -181,7 +242,10 @@ fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let mut entries = vec![Entry::bytes(format!("{OWN}/{LOCK_FILE}"), lock)];
     for identity in work.guards.identities() {
         if let Some(entry) = registry.get(&identity.id) {
-            entries.push(Entry::file(format!("{OWN}/components/{}.wasm", identity.sha256), entry.component()));
+            entries.push(Entry::file(
+                format!("{OWN}/components/{}.wasm", identity.sha256),
+                entry.component(),
+            ));
         }
     }
     Ok(entries)

@@ -62,7 +62,10 @@ pub fn report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
 /// The same folder in a pack.
 pub fn packed_report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
     let in_run = report_dir(model, scenario, run);
-    format!("reports/{model}/{}", in_run.trim_start_matches(&format!("{model}/reports/")))
+    format!(
+        "reports/{model}/{}",
+        in_run.trim_start_matches(&format!("{model}/reports/"))
+    )
 }
 
 #[cfg(test)]
@@ -72,7 +75,13 @@ mod tests {
 
     #[test]
     fn packs_move_reports_to_the_front() {
-        assert_eq!(packed_report_dir("m", &scenario("e", "clean"), 2), "reports/m/e/run_2");
-        assert_eq!(packed_report_dir("m", &scenario("f", "error_injection"), 1), "reports/m/errors/f/run_1");
+        assert_eq!(
+            packed_report_dir("m", &scenario("e", "clean"), 2),
+            "reports/m/e/run_2"
+        );
+        assert_eq!(
+            packed_report_dir("m", &scenario("f", "error_injection"), 1),
+            "reports/m/errors/f/run_1"
+        );
     }
 }

@@ -92,10 +92,19 @@ impl RunRequest {
         for model in &self.models {
             let (preview, final_) = (model.size.preview, model.size.final_);
             let floor = self.tier.coverage();
-            floor.enforce(self.tier, self.pack.profile, preview, final_, self.replicates())?;
+            floor.enforce(
+                self.tier,
+                self.pack.profile,
+                preview,
+                final_,
+                self.replicates(),
+            )?;
         }
         for (index, first) in self.models.iter().enumerate() {
-            if let Some(second) = self.models[index + 1..].iter().find(|other| other.folder == first.folder) {
+            if let Some(second) = self.models[index + 1..]
+                .iter()
+                .find(|other| other.folder == first.folder)
+            {
                 return Err(Error::ModelCollision {
                     first: first.id.clone(),
                     second: second.id.clone(),
@@ -108,7 +117,9 @@ impl RunRequest {
 
     /// Bootstrap replicates of this run.
     pub fn replicates(&self) -> usize {
-        self.bootstrap.unwrap_or(REPLICATES).max(self.tier.coverage().replicates)
+        self.bootstrap
+            .unwrap_or(REPLICATES)
+            .max(self.tier.coverage().replicates)
     }
 
     /// The stored plan: sorted JSON without times and without what only this machine cares about.
@@ -117,9 +128,7 @@ impl RunRequest {
             Tuned::File(file) => hex_digest(Value::Object(file.clone()).to_string().as_bytes()),
             Tuned::Absent | Tuned::Unusable => String::new(),
         };
-        let model = |model: &ModelRequest| {
-            json!({"id": model.id, "revision": model.revision, "size": model.size})
-        };
+        let model = |model: &ModelRequest| json!({"id": model.id, "revision": model.revision, "size": model.size});
         json!({
             "schema": "packhost-run-plan-v1",
             "host_version": env!("CARGO_PKG_VERSION"),
@@ -151,7 +160,12 @@ impl RunRequest {
 /// # Errors
 /// When they differ.
 pub fn same_plan(stored: &Value, now: &Value) -> Result<()> {
-    let keys = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let keys = |value: &Value| {
+        value
+            .as_object()
+            .map(|map| map.keys().cloned().collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
     for key in keys(now).into_iter().chain(keys(stored)) {
         if stored[&key] != now[&key] {
             let (stored, now) = (stored[&key].to_string(), now[&key].to_string());
@@ -170,7 +184,9 @@ mod tests {
         let plan = json!({"suite": "demo", "tier": "balanced"});
         assert!(same_plan(&plan, &plan).is_ok());
         let other = json!({"suite": "demo", "tier": "aggressive"});
-        assert!(matches!(same_plan(&plan, &other), Err(Error::PlanChanged { key, .. }) if key == "tier"));
+        assert!(
+            matches!(same_plan(&plan, &other), Err(Error::PlanChanged { key, .. }) if key == "tier")
+        );
         assert!(same_plan(&plan, &json!({"suite": "demo"})).is_err());
     }
 }

@@ -10,7 +10,7 @@ use packhost_measure::preset::{self, PresetInputs};
 use packhost_measure::report::{EditIdentity, run_id};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs};
-use packhost_measure::windows::{Windows, WindowPlan, select};
+use packhost_measure::windows::{WindowPlan, Windows, select};
 use packhost_model::writer::{WriteOptions, write_checkpoint};
 use packhost_model::{TensorMeta, Weights};
 use packhost_pack::canonical::to_pretty;
@@ -59,7 +59,11 @@ impl Executor for Work<'_> {
             TaskKind::BaselineReport { seed } => self.baseline_report(self.model(task), *seed),
             TaskKind::GeneratePreset => self.generate_preset(self.model(task)),
             TaskKind::Create { scenario } => self.create(self.model(task), *scenario),
-            TaskKind::Evaluate { scenario, run, seed } => self.evaluate(self.model(task), *scenario, *run, *seed),
+            TaskKind::Evaluate {
+                scenario,
+                run,
+                seed,
+            } => self.evaluate(self.model(task), *scenario, *run, *seed),
             TaskKind::Cleanup { scenario } => {
                 self.model(task).drop_subject(*scenario);
                 Ok(Done::default())
@@ -70,18 +74,23 @@ impl Executor for Work<'_> {
     }
 
     fn bytes(&self, task: &Task) -> u64 {
-        task.model.map_or(0, |index| task_bytes(&self.footprints[index], task))
+        task.model
+            .map_or(0, |index| task_bytes(&self.footprints[index], task))
     }
 
     fn labels(&self, task: &Task) -> Labels {
         let (scenario, run) = match &task.kind {
             TaskKind::Evaluate { scenario, run, .. } => (Some(*scenario), Some(*run)),
-            TaskKind::Create { scenario } | TaskKind::Cleanup { scenario } => (Some(*scenario), None),
+            TaskKind::Create { scenario } | TaskKind::Cleanup { scenario } => {
+                (Some(*scenario), None)
+            }
             TaskKind::CalibrationRun { run, .. } => (None, Some(*run)),
             _ => (None, None),
         };
         Labels {
-            model: task.model.map(|index| self.models[index].request.id.clone()),
+            model: task
+                .model
+                .map(|index| self.models[index].request.id.clone()),
             scenario: scenario.map(|index| self.scenario(index).id.clone()),
             run,
         }
@@ -113,11 +122,23 @@ impl Work<'_> {
         });
         let mut outputs = BTreeMap::new();
         let folder = &model.request.folder;
-        self.put(&mut outputs, &paths::profile(folder), to_pretty(&profile).as_bytes())?;
-        self.put(&mut outputs, &format!("{folder}/.model_id"), model.request.id.as_bytes())?;
+        self.put(
+            &mut outputs,
+            &paths::profile(folder),
+            to_pretty(&profile).as_bytes(),
+        )?;
+        self.put(
+            &mut outputs,
+            &format!("{folder}/.model_id"),
+            model.request.id.as_bytes(),
+        )?;
         let dir = model.request.dir.display().to_string();
-        self.dir.write(&format!("{folder}/.baseline_path"), dir.as_bytes())?;
-        Ok(Done { summary: format!("{}: opened, {elements} parameters", model.request.id), outputs })
+        self.dir
+            .write(&format!("{folder}/.baseline_path"), dir.as_bytes())?;
+        Ok(Done {
+            summary: format!("{}: opened, {elements} parameters", model.request.id),
+            outputs,
+        })
     }
 
     fn calibrate(&self, model: &ModelState, run: u32, seed: u64) -> Result<Done> {
@@ -140,13 +161,19 @@ impl Work<'_> {
             let mut outputs = BTreeMap::new();
             let path = paths::baseline_table(&model.request.folder, seed);
             self.put(&mut outputs, &path, baseline.table.to_json().as_bytes())?;
-            Ok(Done { summary: format!("baseline measured, seed {seed}"), outputs })
+            Ok(Done {
+                summary: format!("baseline measured, seed {seed}"),
+                outputs,
+            })
         })
     }
 
     fn generate_preset(&self, model: &ModelState) -> Result<Done> {
-        let seeds = (0..u64::from(self.request.counts.calibration_runs)).map(|run| self.request.counts.seed + run);
-        let runs: Vec<Table> = seeds.map(|seed| self.stored_table(model, seed)).collect::<Result<_>>()?;
+        let seeds = (0..u64::from(self.request.counts.calibration_runs))
+            .map(|run| self.request.counts.seed + run);
+        let runs: Vec<Table> = seeds
+            .map(|seed| self.stored_table(model, seed))
+            .collect::<Result<_>>()?;
         let policies = self.tier_policies()?;
         let metric = self.metric(self.request.counts.seed);
         let fitted = self.guards.calibrate(&policies, &metric, &runs)?;
@@ -162,18 +189,36 @@ impl Work<'_> {
         })?;
         let mut outputs = BTreeMap::new();
         let folder = &model.request.folder;
-        self.put(&mut outputs, &paths::preset(folder), to_pretty(&preset).as_bytes())?;
-        self.put(&mut outputs, &paths::calibration_statistics(folder), to_pretty(&statistics).as_bytes())?;
+        self.put(
+            &mut outputs,
+            &paths::preset(folder),
+            to_pretty(&preset).as_bytes(),
+        )?;
+        self.put(
+            &mut outputs,
+            &paths::calibration_statistics(folder),
+            to_pretty(&statistics).as_bytes(),
+        )?;
         for edit_type in self.edit_types() {
             let variant = preset::for_edit(&preset, edit_type, self.request.tier, None);
-            self.put(&mut outputs, &paths::preset_variant(folder, edit_type), to_pretty(&variant).as_bytes())?;
+            self.put(
+                &mut outputs,
+                &paths::preset_variant(folder, edit_type),
+                to_pretty(&variant).as_bytes(),
+            )?;
         }
-        Ok(Done { summary: format!("preset derived from {} calibration runs", runs.len()), outputs })
+        Ok(Done {
+            summary: format!("preset derived from {} calibration runs", runs.len()),
+            outputs,
+        })
     }
 
     fn create(&self, model: &ModelState, scenario: usize) -> Result<Done> {
         let Some(subject) = self.make_subject(model, scenario)? else {
-            return Ok(Done { summary: format!("{}: skipped by its tuned entry", self.scenario(scenario).id), ..Done::default() });
+            return Ok(Done {
+                summary: format!("{}: skipped by its tuned entry", self.scenario(scenario).id),
+                ..Done::default()
+            });
         };
         let subject = model.keep_subject(scenario, subject);
         if self.request.materialize {
@@ -182,7 +227,10 @@ impl Work<'_> {
         let mut outputs = BTreeMap::new();
         let path = paths::metadata(&model.request.folder, self.scenario(scenario));
         self.put(&mut outputs, &path, to_pretty(&subject.metadata).as_bytes())?;
-        Ok(Done { summary: String::new(), outputs })
+        Ok(Done {
+            summary: String::new(),
+            outputs,
+        })
     }
 
     /// Makes the subject of a scenario; none when the tuned parameters skip it.
@@ -191,16 +239,27 @@ impl Work<'_> {
         let keys = [model.request.id.as_str(), model.request.folder.as_str()];
         let scenario = self.scenario(scenario);
         let subject = match &scenario.generation {
-            Generation::Edit { edit_spec, version } => match resolve(edit_spec, version, &self.request.tuned, &keys) {
-                Resolution::Selected(edit) => PlannedEdit::new(self.toolbox, base, &edit)?.into_subject(base)?,
-                Resolution::Skipped { .. } => return Ok(None),
-                Resolution::Refused { status, reason } => {
-                    return Err(Error::EditSpec { spec: edit_spec.clone(), status, reason });
+            Generation::Edit { edit_spec, version } => {
+                match resolve(edit_spec, version, &self.request.tuned, &keys) {
+                    Resolution::Selected(edit) => {
+                        PlannedEdit::new(self.toolbox, base, &edit)?.into_subject(base)?
+                    }
+                    Resolution::Skipped { .. } => return Ok(None),
+                    Resolution::Refused { status, reason } => {
+                        return Err(Error::EditSpec {
+                            spec: edit_spec.clone(),
+                            status,
+                            reason,
+                        });
+                    }
                 }
-            },
-            Generation::Error { error_type, .. } => {
-                inject(self.toolbox, base, error_type, &scenario.injection_env(&keys)?)?
             }
+            Generation::Error { error_type, .. } => inject(
+                self.toolbox,
+                base,
+                error_type,
+                &scenario.injection_env(&keys)?,
+            )?,
         };
         Ok(Some(subject))
     }
@@ -213,9 +272,15 @@ impl Work<'_> {
         let options = WriteOptions {
             link: packhost_model::writer::LinkMode::Hardlink,
             replace: true,
-            extra_files: BTreeMap::from([(name.to_string(), to_pretty(&subject.metadata).into_bytes())]),
+            extra_files: BTreeMap::from([(
+                name.to_string(),
+                to_pretty(&subject.metadata).into_bytes(),
+            )]),
         };
-        let dir = self.dir.path(&paths::subject(&model.request.folder, self.scenario(scenario)));
+        let dir = self.dir.path(&paths::subject(
+            &model.request.folder,
+            self.scenario(scenario),
+        ));
         if let Some(parent) = dir.parent() {
             std::fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, error))?;
         }
@@ -239,9 +304,15 @@ impl Work<'_> {
                 weights: &subject.overlay,
                 identity: model.identity(&scenario.id, seed)?,
                 edit: edit_identity(scenario, &subject),
-                changed: subject.overlay.changed().keys().cloned().collect::<BTreeSet<_>>(),
+                changed: subject
+                    .overlay
+                    .changed()
+                    .keys()
+                    .cloned()
+                    .collect::<BTreeSet<_>>(),
             };
-            self.evaluator().subject(baseline, &input, policies, self.metric(seed))
+            self.evaluator()
+                .subject(baseline, &input, policies, self.metric(seed))
         })?;
         self.store(model, scenario, run, &subject, &evaluation)
     }
@@ -262,32 +333,61 @@ impl Work<'_> {
             Generation::Error { .. } => "error_metadata.json",
         };
         let put = |outputs: &mut _, name: &str, value: &Value| {
-            self.put(outputs, &format!("{report_dir}/{name}"), to_pretty(value).as_bytes())
+            self.put(
+                outputs,
+                &format!("{report_dir}/{name}"),
+                to_pretty(value).as_bytes(),
+            )
         };
         put(&mut outputs, "evaluation.report.json", &evaluation.report)?;
         put(&mut outputs, metadata, &subject.metadata)?;
         let table = evaluation.table.to_json();
-        self.put(&mut outputs, &paths::subject_table(folder, &scenario.id, run), table.as_bytes())?;
-        Ok(Done { summary: summary(scenario, run, &evaluation.report), outputs })
+        self.put(
+            &mut outputs,
+            &paths::subject_table(folder, &scenario.id, run),
+            table.as_bytes(),
+        )?;
+        Ok(Done {
+            summary: summary(scenario, run, &evaluation.report),
+            outputs,
+        })
     }
 
     fn verdict(&self) -> Result<Done> {
         let verdict = self.judge()?;
         let mut outputs = BTreeMap::new();
         for (name, bytes) in verdict::files(&verdict) {
-            let file = Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or(&name);
+            let file = Path::new(&name)
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or(&name);
             self.put(&mut outputs, &format!("reports/{file}"), &bytes)?;
         }
-        let failed: Vec<_> = verdict.failed_requirements.iter().map(|failed| failed.id).collect();
-        let why = if failed.is_empty() { String::new() } else { format!(" ({})", failed.join(", ")) };
-        Ok(Done { summary: format!("verdict {}{why}", verdict.word()), outputs })
+        let failed: Vec<_> = verdict
+            .failed_requirements
+            .iter()
+            .map(|failed| failed.id)
+            .collect();
+        let why = if failed.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", failed.join(", "))
+        };
+        Ok(Done {
+            summary: format!("verdict {}{why}", verdict.word()),
+            outputs,
+        })
     }
 
     /// The verdict, from the reports in the run directory.
     pub fn judge(&self) -> Result<FinalVerdict> {
         let table = serde_json::to_value(&self.request.manifest).unwrap_or_default();
         let scenarios = verdict::scenarios(&table)?;
-        let models: Vec<String> = self.models.iter().map(|model| model.request.folder.clone()).collect();
+        let models: Vec<String> = self
+            .models
+            .iter()
+            .map(|model| model.request.folder.clone())
+            .collect();
         let reports = self.reports()?;
         let inputs: Vec<RecordInput<'_>> = reports
             .iter()
@@ -302,7 +402,10 @@ impl Work<'_> {
                 ve_probe: None,
             })
             .collect();
-        let options = JudgeOptions { timestamp: &self.began, manifest_path: "state/scenarios.json" };
+        let options = JudgeOptions {
+            timestamp: &self.began,
+            manifest_path: "state/scenarios.json",
+        };
         Ok(verdict::judge_run(&scenarios, &models, &inputs, options)?)
     }
 
@@ -310,15 +413,28 @@ impl Work<'_> {
     pub fn reports(&self) -> Result<Vec<StoredReport>> {
         let mut reports = Vec::new();
         for task in &self.graph.tasks {
-            let TaskKind::Evaluate { scenario, run, .. } = task.kind else { continue };
+            let TaskKind::Evaluate { scenario, run, .. } = task.kind else {
+                continue;
+            };
             let (model, scenario) = (self.model(task), self.scenario(scenario));
-            let path = format!("{}/evaluation.report.json", paths::report_dir(&model.request.folder, scenario, run));
+            let path = format!(
+                "{}/evaluation.report.json",
+                paths::report_dir(&model.request.folder, scenario, run)
+            );
             // A scenario that its tuned entry skips has no report.
-            let Ok(bytes) = self.dir.read(&path) else { continue };
+            let Ok(bytes) = self.dir.read(&path) else {
+                continue;
+            };
             let value = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::io("read", &self.dir.path(&path), error.into()))?;
             let model = model.request.folder.clone();
-            reports.push(StoredReport { model, scenario: scenario.id.clone(), run, path, value });
+            reports.push(StoredReport {
+                model,
+                scenario: scenario.id.clone(),
+                run,
+                path,
+                value,
+            });
         }
         Ok(reports)
     }
@@ -332,14 +448,25 @@ impl Work<'_> {
         let make = || {
             let opened = model.open()?;
             let windows = self.windows(model, seed)?;
-            let requests = self.guards.plan(&self.tier_policies()?, &self.metric(seed), &opened.info)?;
-            self.evaluator().baseline(&*opened.checkpoint, model.identity("baseline", seed)?, windows, requests)
+            let requests =
+                self.guards
+                    .plan(&self.tier_policies()?, &self.metric(seed), &opened.info)?;
+            self.evaluator().baseline(
+                &*opened.checkpoint,
+                model.identity("baseline", seed)?,
+                windows,
+                requests,
+            )
         };
         model.with_baseline(seed, make, then)
     }
 
     fn windows(&self, model: &ModelState, seed: u64) -> Result<Windows> {
-        Ok(select(self.dataset.texts(), &model.open()?.tokenizer, &self.window_plan(model, seed))?)
+        Ok(select(
+            self.dataset.texts(),
+            &model.open()?.tokenizer,
+            &self.window_plan(model, seed),
+        )?)
     }
 
     fn window_plan(&self, model: &ModelState, seed: u64) -> WindowPlan {
@@ -368,7 +495,11 @@ impl Work<'_> {
     }
 
     fn metric(&self, seed: u64) -> MetricOptions {
-        MetricOptions { seed, replicates: self.request.replicates(), alpha: 0.05 }
+        MetricOptions {
+            seed,
+            replicates: self.request.replicates(),
+            alpha: 0.05,
+        }
     }
 
     fn tier_policies(&self) -> Result<Policies> {
@@ -376,13 +507,20 @@ impl Work<'_> {
     }
 
     fn resolve_policies(&self, overrides: Option<&Value>) -> Result<Policies> {
-        let inputs = PolicyInputs { tier: self.request.tier, profile: self.request.pack.profile, edit: None, overrides };
+        let inputs = PolicyInputs {
+            tier: self.request.tier,
+            profile: self.request.pack.profile,
+            edit: None,
+            overrides,
+        };
         Ok(Policies::resolve(&inputs)?)
     }
 
     /// The tier's policies with the preset's overrides: the preset of this run, or the one that was given.
     fn calibrated_policies(&self, model: &ModelState) -> Result<Policies> {
-        let Some(text) = self.preset_text(model)? else { return self.tier_policies() };
+        let Some(text) = self.preset_text(model)? else {
+            return self.tier_policies();
+        };
         let overrides = preset::overrides(&text)?;
         self.resolve_policies(Some(&overrides))
     }
@@ -391,16 +529,22 @@ impl Work<'_> {
     pub fn preset_text(&self, model: &ModelState) -> Result<Option<String>> {
         let name = paths::preset(&model.request.folder);
         let path = match &self.request.preset {
-            Some(given) if given.is_dir() => given.join(Path::new(&name).file_name().unwrap_or_default()),
+            Some(given) if given.is_dir() => {
+                given.join(Path::new(&name).file_name().unwrap_or_default())
+            }
             Some(given) => given.clone(),
             None if self.request.counts.calibration_runs == 0 => return Ok(None),
             None => self.dir.path(&name),
         };
-        std::fs::read_to_string(&path).map(Some).map_err(|error| Error::io("read the preset", &path, error))
+        std::fs::read_to_string(&path)
+            .map(Some)
+            .map_err(|error| Error::io("read the preset", &path, error))
     }
 
     fn stored_table(&self, model: &ModelState, seed: u64) -> Result<Table> {
-        let bytes = self.dir.read(&paths::baseline_table(&model.request.folder, seed))?;
+        let bytes = self
+            .dir
+            .read(&paths::baseline_table(&model.request.folder, seed))?;
         Ok(Table::parse(&String::from_utf8_lossy(&bytes))?)
     }
 
@@ -410,8 +554,17 @@ impl Work<'_> {
             Generation::Edit { edit_spec, .. } => edit_spec.split(':').next().map(str::to_owned),
             Generation::Error { .. } => None,
         };
-        let types: BTreeSet<String> = self.request.manifest.scenarios.iter().filter_map(of).collect();
-        ["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"].into_iter().filter(|t| types.contains(*t)).collect()
+        let types: BTreeSet<String> = self
+            .request
+            .manifest
+            .scenarios
+            .iter()
+            .filter_map(of)
+            .collect();
+        ["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"]
+            .into_iter()
+            .filter(|t| types.contains(*t))
+            .collect()
     }
 
     fn put(&self, outputs: &mut BTreeMap<String, String>, path: &str, bytes: &[u8]) -> Result<()> {
@@ -433,10 +586,20 @@ pub struct StoredReport {
 
 fn edit_identity(scenario: &Scenario, subject: &Subject) -> EditIdentity {
     let changed = subject.overlay.changed();
-    let layers: BTreeSet<_> = changed.keys().filter_map(|name| subject.overlay.meta(name)?.layer).collect();
-    let params_changed = changed.keys().filter_map(|name| subject.overlay.meta(name)).map(TensorMeta::len).sum();
+    let layers: BTreeSet<_> = changed
+        .keys()
+        .filter_map(|name| subject.overlay.meta(name)?.layer)
+        .collect();
+    let params_changed = changed
+        .keys()
+        .filter_map(|name| subject.overlay.meta(name))
+        .map(TensorMeta::len)
+        .sum();
     let (name, spec) = match &scenario.generation {
-        Generation::Edit { edit_spec, .. } => (edit_spec.split(':').next().unwrap_or_default(), edit_spec.as_str()),
+        Generation::Edit { edit_spec, .. } => (
+            edit_spec.split(':').next().unwrap_or_default(),
+            edit_spec.as_str(),
+        ),
         Generation::Error { error_type, .. } => (error_type.as_str(), error_type.as_str()),
     };
     EditIdentity {
@@ -457,5 +620,8 @@ fn summary(scenario: &Scenario, run: u32, report: &Value) -> String {
         Some(true) => "acceptable",
         _ => "not acceptable",
     };
-    format!("{:<34} run {run}  {ratio:<18} metric {metric}, invariants {invariants}", scenario.id)
+    format!(
+        "{:<34} run {run}  {ratio:<18} metric {metric}, invariants {invariants}",
+        scenario.id
+    )
 }
