@@ -104,7 +104,7 @@ fn all_tests(root: &Path) -> Result<Tally, String> {
     let mut tally = Tally::default();
     say("testing the components natively, against the SDK's bench");
     run_tests(
-        cargo(&root.join("plugins")).args(["test", "--release", "--workspace", "--quiet"]),
+        cargo(&root.join("plugins")).args(["test", "--workspace", "--quiet"]),
         &mut tally,
     )?;
     say(

@@ -209,6 +209,7 @@ fn linkers(host: &Host, bin: &Path) -> Result<PathBuf, String> {
 /// Installs the distribution's compiler and builds the guest's standard library; returns a launcher of the compiler.
 fn distribution(folder: &Path, bin: &Path, host: &Host) -> Result<PathBuf, String> {
     install_packages(&DISTRIBUTION_PACKAGES)?;
+    recent_enough(&host.plugins)?;
     let launcher = bin.join("guest-rustc");
     let sysroot = folder.join("sysroot");
     let version = output(Command::new(DISTRIBUTION_RUSTC).arg("-vV"))?;
@@ -248,6 +249,45 @@ fn distribution(folder: &Path, bin: &Path, host: &Host) -> Result<PathBuf, Strin
     script(&launcher, &text)?;
     write(&stamp, &stamp_text)?;
     Ok(launcher)
+}
+
+/// Makes sure that the distribution's compiler is as recent as the plugins ask for; package lists may be older than the packages.
+fn recent_enough(plugins: &Path) -> Result<(), String> {
+    let manifest = plugins.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)
+        .map_err(|error| format!("{}: {error}", manifest.display()))?;
+    let least = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = "))
+        .map(|version| version.trim_matches('"').to_owned())
+        .ok_or_else(|| format!("{} names no rust-version", manifest.display()))?;
+    let release = || {
+        let text = output(Command::new(DISTRIBUTION_RUSTC).arg("-vV"))?;
+        let release = text.lines().find_map(|line| line.strip_prefix("release: "));
+        release
+            .map(str::to_owned)
+            .ok_or_else(|| format!("`{DISTRIBUTION_RUSTC} -vV` names no release"))
+    };
+    if numbers(&release()?) < numbers(&least) {
+        println!("components: the distribution's compiler is too old, looking for a newer one");
+        run(as_root("apt-get").arg("update"))?;
+        run(as_root("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(DISTRIBUTION_PACKAGES))?;
+    }
+    match release()? {
+        found if numbers(&found) < numbers(&least) => Err(format!(
+            "components need Rust {least} for {TARGET}; the distribution's newest is {found}, \
+             and rustup could not add the target: run `rustup target add {TARGET}` where the download works"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Major and minor number of a version.
+fn numbers(version: &str) -> (u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// Builds the guest's standard library into `libraries`.
@@ -415,4 +455,14 @@ fn script(path: &Path, text: &str) -> Result<(), String> {
     }
     write(path, text)?;
     run(Command::new("chmod").arg("755").arg(path))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(super::numbers("1.85.0") < super::numbers("1.95"));
+        assert!(super::numbers("1.100.0") > super::numbers("1.95"));
+        assert_eq!(super::numbers("1.95.2"), super::numbers("1.95"));
+    }
 }

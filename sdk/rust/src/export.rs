@@ -15,6 +15,8 @@ macro_rules! export_edit {
         const _: () = {
             use $crate::wasm::bindings::edit::exports::packhost::plugin::edit as world;
             use $crate::wasm::export;
+            // The plugin may have its own types of these names.
+            use ::std::{result::Result, string::String, vec::Vec};
 
             struct Component;
 
@@ -22,18 +24,28 @@ macro_rules! export_edit {
                 fn describe() -> world::Descriptor {
                     export::describe_edit::<$plugin>()
                 }
-                fn plan(params: ::std::string::String, model: world::ModelInfo) -> ::core::result::Result<::std::vec::Vec<world::Target>, world::Failure> {
+                fn plan(
+                    params: String,
+                    model: world::ModelInfo,
+                ) -> Result<Vec<world::Target>, world::Failure> {
                     export::plan_edit::<$plugin>(&params, model)
                 }
-                fn apply(target: world::Target, tensor: &world::Tensor) -> ::core::result::Result<world::Edited, world::Failure> {
+                fn apply(
+                    target: world::Target,
+                    tensor: &world::Tensor,
+                ) -> Result<world::Edited, world::Failure> {
                     export::apply_edit::<$plugin>(&target, tensor)
                 }
-                fn summarize(params: ::std::string::String, targets: ::std::vec::Vec<world::TargetFacts>) -> ::core::result::Result<::std::string::String, world::Failure> {
+                fn summarize(
+                    params: String,
+                    targets: Vec<world::TargetFacts>,
+                ) -> Result<String, world::Failure> {
                     export::summarize_edit::<$plugin>(&params, targets)
                 }
             }
 
-            $crate::wasm::bindings::edit::__export_edit_world!(Component with_types_in $crate::wasm::bindings::edit);
+            use $crate::wasm::bindings::edit::__export_edit_world as export_world;
+            export_world!(Component with_types_in $crate::wasm::bindings::edit);
         };
     };
 }
@@ -53,6 +65,8 @@ macro_rules! export_injection {
         const _: () = {
             use $crate::wasm::bindings::injection::exports::packhost::plugin::injection as world;
             use $crate::wasm::export;
+            // The plugin may have its own types of these names.
+            use ::std::{result::Result, string::String, vec::Vec};
 
             struct Component;
 
@@ -60,12 +74,13 @@ macro_rules! export_injection {
                 fn describe() -> world::Descriptor {
                     export::describe_injection::<$plugin>()
                 }
-                fn inject(params: ::std::string::String, draft: &world::Draft) -> ::core::result::Result<::std::string::String, world::Failure> {
+                fn inject(params: String, draft: &world::Draft) -> Result<String, world::Failure> {
                     export::inject::<$plugin>(&params, draft)
                 }
             }
 
-            $crate::wasm::bindings::injection::__export_injection_world!(Component with_types_in $crate::wasm::bindings::injection);
+            use $crate::wasm::bindings::injection::__export_injection_world as export_world;
+            export_world!(Component with_types_in $crate::wasm::bindings::injection);
         };
     };
 }
@@ -85,6 +100,8 @@ macro_rules! export_guard {
         const _: () = {
             use $crate::wasm::bindings::guard::exports::packhost::plugin::guard as world;
             use $crate::wasm::export;
+            // The plugin may have its own types of these names.
+            use ::std::{result::Result, string::String, vec::Vec};
 
             struct Component;
 
@@ -92,25 +109,35 @@ macro_rules! export_guard {
                 fn describe() -> world::Descriptor {
                     export::describe_guard::<$plugin>()
                 }
-                fn plan(policy: ::std::string::String, model: world::ModelInfo) -> ::core::result::Result<::std::vec::Vec<world::Request>, world::Failure> {
+                fn plan(
+                    policy: String,
+                    model: world::ModelInfo,
+                ) -> Result<Vec<world::Request>, world::Failure> {
                     export::plan_guard::<$plugin>(&policy, model)
                 }
-                fn probe(name: ::std::string::String, tensor: &world::Tensor) -> ::core::result::Result<::std::vec::Vec<f64>, world::Failure> {
+                fn probe(
+                    name: String,
+                    tensor: &world::Tensor,
+                ) -> Result<Vec<f64>, world::Failure> {
                     export::probe::<$plugin>(&name, tensor)
                 }
                 fn judge(
-                    policy: ::std::string::String,
-                    baseline: ::std::vec::Vec<world::Row>,
-                    subject: ::std::vec::Vec<world::Row>,
-                ) -> ::core::result::Result<world::Step, world::Failure> {
+                    policy: String,
+                    baseline: Vec<world::Row>,
+                    subject: Vec<world::Row>,
+                ) -> Result<world::Step, world::Failure> {
                     export::judge::<$plugin>(&policy, baseline, subject)
                 }
-                fn calibrate(policy: ::std::string::String, runs: ::std::vec::Vec<::std::vec::Vec<world::Row>>) -> ::core::result::Result<::std::string::String, world::Failure> {
+                fn calibrate(
+                    policy: String,
+                    runs: Vec<Vec<world::Row>>,
+                ) -> Result<String, world::Failure> {
                     export::calibrate::<$plugin>(&policy, runs)
                 }
             }
 
-            $crate::wasm::bindings::guard::__export_guard_world!(Component with_types_in $crate::wasm::bindings::guard);
+            use $crate::wasm::bindings::guard::__export_guard_world as export_world;
+            export_world!(Component with_types_in $crate::wasm::bindings::guard);
         };
     };
 }
