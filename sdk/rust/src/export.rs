@@ -45,7 +45,7 @@ macro_rules! export_edit {
             }
 
             use $crate::wasm::bindings::edit::__export_edit_world as export_world;
-            export_world!(Component with_types_in $crate::wasm::bindings::edit);
+            export_world! { Component with_types_in $crate::wasm::bindings::edit }
         };
     };
 }
@@ -80,7 +80,7 @@ macro_rules! export_injection {
             }
 
             use $crate::wasm::bindings::injection::__export_injection_world as export_world;
-            export_world!(Component with_types_in $crate::wasm::bindings::injection);
+            export_world! { Component with_types_in $crate::wasm::bindings::injection }
         };
     };
 }
@@ -115,10 +115,7 @@ macro_rules! export_guard {
                 ) -> Result<Vec<world::Request>, world::Failure> {
                     export::plan_guard::<$plugin>(&policy, model)
                 }
-                fn probe(
-                    name: String,
-                    tensor: &world::Tensor,
-                ) -> Result<Vec<f64>, world::Failure> {
+                fn probe(name: String, tensor: &world::Tensor) -> Result<Vec<f64>, world::Failure> {
                     export::probe::<$plugin>(&name, tensor)
                 }
                 fn judge(
@@ -137,7 +134,7 @@ macro_rules! export_guard {
             }
 
             use $crate::wasm::bindings::guard::__export_guard_world as export_world;
-            export_world!(Component with_types_in $crate::wasm::bindings::guard);
+            export_world! { Component with_types_in $crate::wasm::bindings::guard }
         };
     };
 }

@@ -1,7 +1,7 @@
 //! Write a packhost plugin in one file.
 //!
 //! A plugin is a WebAssembly component. Implement [`Edit`], [`Injection`] or [`Guard`] on a type of your own, export it with
-//! [`export_edit!`], [`export_injection!`] or [`export_guard!`], and test it natively with [`bench`], without a host.
+//! [`export_edit!`], [`export_injection!`] or [`export_guard!`], and test it natively with [`mod@bench`], without a host.
 //!
 //! ```
 //! use packhost_sdk::{About, Edit, Edited, ModelInfo, Result, Target, TargetFacts, Tensor, scope::Scope};
