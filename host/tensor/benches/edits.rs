@@ -1,18 +1,20 @@
 //! Speed of the edits as kernel programs, as shares of the machine's copy bandwidth measured in the same run.
 //!
-//! `PACKHOST_BENCH_MIB` sets the tensor's size (1024 MiB of bf16). Each figure is the best of several rounds, in which all
-//! contenders take turns, so that a busy machine slows them alike.
+//! `PACKHOST_BENCH_MIB` sets the size of all tensors together (1024 MiB of bf16); each has 64 MiB, about what a matrix of a
+//! 7B model has. Results go into memory that earlier results have left, as they do when a checkpoint is edited tensor by
+//! tensor; so does the copy. Each figure is the best of several rounds, in which all contenders take turns, so that a busy
+//! machine slows them alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::{cell::RefCell, time::Instant};
+use std::{cell::RefCell, hint::black_box, time::Instant};
 
-use packhost_tensor::{DType, Device, Tensor, TensorMut, cpu::Cpu};
+use packhost_tensor::{DType, Device, Tensor, TensorMut, cpu::Cpu, program::Program};
 use rayon::prelude::*;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const COLUMNS: usize = 4096;
 const GROUP: usize = 128;
 
@@ -21,79 +23,82 @@ fn main() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1024);
-    let elements = mib << 19;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let zeros = Tensor::zeros(DType::BF16, [elements / COLUMNS, COLUMNS]).unwrap();
-    let tensor = Cpu::new(None).unwrap().add_normal(&zeros, 1, 0.02).unwrap();
+    let device = Cpu::new(None).unwrap();
+    let zeros = Tensor::zeros(DType::BF16, [8192, COLUMNS]).unwrap();
+    let tensors: Vec<Tensor> = (0..mib.div_ceil(64).max(1))
+        .map(|seed| device.add_normal(&zeros, seed as u64, 0.02).unwrap())
+        .collect();
+    drop(zeros);
     println!(
-        "{mib} MiB of bf16, {cores} cores, levels {:?}",
-        packhost_tensor::cpu::Level::available()
+        "{} tensors of 64 MiB of bf16, {cores} cores, kernels for {}",
+        tensors.len(),
+        device.level().name()
     );
     let mut counts = vec![1];
     counts.extend((cores > 1).then_some(cores));
     for threads in counts {
-        bench(&Cpu::new(Some(threads)).unwrap(), &tensor);
+        bench(&Cpu::new(Some(threads)).unwrap(), &tensors);
     }
 }
 
-type Contender<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+type Contender<'a> = (&'static str, Box<dyn Fn(&Tensor) + 'a>);
 
-fn bench(device: &Cpu, tensor: &Tensor) {
-    let target = RefCell::new(TensorMut::zeros(DType::BF16, tensor.shape()).unwrap());
-    let median = device
-        .kth_magnitude(tensor, tensor.len() as u64 / 2)
-        .unwrap();
+fn bench(device: &Cpu, tensors: &[Tensor]) {
+    let target = RefCell::new(TensorMut::zeros(DType::BF16, tensors[0].shape()).unwrap());
+    let k = tensors[0].len() as u64 / 2;
+    let median = device.kth_magnitude(&tensors[0], k).unwrap();
     let rtn = support::quant_rtn(DType::BF16, 8, Some(GROUP as u32));
-    let rtn32 = support::quant_rtn(DType::BF16, 4, Some(32));
-    let rtn_row = support::quant_rtn(DType::BF16, 8, None);
-    let (e4m3, e5m2) = (support::fp8(DType::F8E4M3), support::fp8(DType::F8E5M2));
-    let prune = support::prune();
-    let compute = |program, scalars: &'static [f32]| {
-        move || {
-            drop(std::hint::black_box(
-                device.compute(program, &[tensor], scalars).unwrap(),
-            ))
-        }
-    };
-    let into = |target: &RefCell<TensorMut>, work: fn(&Tensor, &mut [u8])| {
+    let into = |work: fn(&Tensor, &mut [u8]), tensor: &Tensor| {
         let mut target = target.borrow_mut();
         let bytes = target.bytes_mut();
         device.install(|| work(tensor, bytes));
     };
-    let threshold: &'static [f32] = Box::leak(Box::new([median]));
-    let mut contenders: Vec<Contender<'_>> = vec![
-        ("copy", Box::new(|| into(&target, copy))),
+    let compute = |program: Program| -> Box<dyn Fn(&Tensor)> {
+        Box::new(move |tensor| {
+            drop(black_box(
+                device.compute(&program, &[tensor], &[median]).unwrap(),
+            ))
+        })
+    };
+    let contenders: Vec<Contender<'_>> = vec![
+        ("copy", Box::new(|tensor| into(copy, tensor))),
         (
             "quant-rtn 8 bits, group 128, by hand",
-            Box::new(|| into(&target, rtn_by_hand)),
+            Box::new(|tensor| into(rtn_by_hand, tensor)),
         ),
-        ("quant-rtn 8 bits, group 128", Box::new(compute(&rtn, &[]))),
-        ("quant-rtn 4 bits, group 32", Box::new(compute(&rtn32, &[]))),
-        ("quant-rtn 8 bits, rows", Box::new(compute(&rtn_row, &[]))),
-        ("fp8 e4m3", Box::new(compute(&e4m3, &[]))),
-        ("fp8 e5m2", Box::new(compute(&e5m2, &[]))),
+        ("quant-rtn 8 bits, group 128", compute(rtn.clone())),
         (
-            "prune, given the threshold",
-            Box::new(compute(&prune, threshold)),
+            "quant-rtn 4 bits, group 32",
+            compute(support::quant_rtn(DType::BF16, 4, Some(32))),
         ),
+        (
+            "quant-rtn 8 bits, rows",
+            compute(support::quant_rtn(DType::BF16, 8, None)),
+        ),
+        ("fp8 e4m3", compute(support::fp8(DType::F8E4M3))),
+        ("fp8 e5m2", compute(support::fp8(DType::F8E5M2))),
+        ("prune, given the threshold", compute(support::prune())),
         (
             "kth-magnitude",
-            Box::new(|| {
-                drop(std::hint::black_box(
-                    device.kth_magnitude(tensor, tensor.len() as u64 / 2),
-                ))
+            Box::new(|tensor| {
+                black_box(device.kth_magnitude(tensor, k).unwrap());
             }),
         ),
     ];
     let mut best = vec![f64::INFINITY; contenders.len()];
     for _ in 0..ROUNDS {
-        for (best, (_, run)) in best.iter_mut().zip(&mut contenders) {
+        for (best, (_, run)) in best.iter_mut().zip(&contenders) {
             let start = Instant::now();
-            run();
+            tensors.iter().for_each(run);
             *best = best.min(start.elapsed().as_secs_f64());
         }
     }
-    let gigabytes = tensor.bytes().len() as f64 / 1e9;
+    let gigabytes = tensors
+        .iter()
+        .map(|tensor| tensor.bytes().len())
+        .sum::<usize>() as f64
+        / 1e9;
     println!("\n{} thread(s)", device.threads());
     for ((name, _), seconds) in contenders.iter().zip(&best) {
         println!(
@@ -107,9 +112,9 @@ fn bench(device: &Cpu, tensor: &Tensor) {
         best[1] / best[2]
     );
 
-    // The same work, so that the comparison means something.
-    let program = device.compute(&rtn, &[tensor], &[]).unwrap();
-    into(&target, rtn_by_hand);
+    // The same work, or the comparison would mean nothing.
+    let program = device.compute(&rtn, &[&tensors[0]], &[]).unwrap();
+    into(rtn_by_hand, &tensors[0]);
     let same = program.bytes()[..] == target.borrow_mut().bytes_mut()[..];
     assert!(same, "the loop by hand and the program differ");
 }

@@ -149,8 +149,10 @@ fn any_program() -> impl Strategy<Value = Program> {
     expression.prop_filter_map("too deep", |ops| Program::check(&ops).ok())
 }
 
-/// A program with its tensors.
-fn any_case() -> impl Strategy<Value = (Program, Vec<usize>, [DType; 2], [Vec<f32>; 2], [f32; 2])> {
+/// A program, and shape, dtypes, elements of two tensors, and two scalars.
+type Case = (Program, Vec<usize>, [DType; 2], [Vec<f32>; 2], [f32; 2]);
+
+fn any_case() -> impl Strategy<Value = Case> {
     any_shape().prop_flat_map(|shape| {
         let len = shape.iter().product();
         (
@@ -163,11 +165,7 @@ fn any_case() -> impl Strategy<Value = (Program, Vec<usize>, [DType; 2], [Vec<f3
     })
 }
 
-fn assert_same(
-    found: &Tensor,
-    expected: &Tensor,
-    what: &str,
-) -> std::result::Result<(), TestCaseError> {
+fn assert_same(found: &Tensor, expected: &Tensor, what: &str) -> Result<(), TestCaseError> {
     if found.bytes() == expected.bytes() {
         return Ok(());
     }
@@ -253,7 +251,7 @@ fn division_by_a_group_is_exact() {
     let numerators: Vec<f32> = (0..=u16::MAX)
         .map(|bits| f32::from_bits(u32::from(bits) << 16))
         .collect();
-    // Rows of one divisor each; a prime step visits all exponents and all significands.
+    // Rows of one divisor each. With PACKHOST_EXHAUSTIVE set, all of them (a minute or two); else a prime step visits all exponents and all significands.
     let step = if std::env::var_os("PACKHOST_EXHAUSTIVE").is_some() {
         1
     } else {

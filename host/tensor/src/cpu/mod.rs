@@ -5,7 +5,10 @@
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::{DType, Device, Error, Result, Summary, Tensor, program::Program};
+use crate::{
+    DType, Device, Error, Result, Summary, Tensor,
+    program::{Op, Program},
+};
 
 mod convert;
 mod kernel;
@@ -112,6 +115,16 @@ impl Device for Cpu {
     }
 
     fn convert(&self, tensor: &Tensor, dtype: DType, saturate: bool) -> Result<Tensor> {
-        convert::convert(self, tensor, dtype, saturate)
+        let wide = matches!(dtype, DType::F32 | DType::F64);
+        if dtype == tensor.dtype() && dtype.is_float() && (wide || !saturate) {
+            return Ok(tensor.clone());
+        }
+        if dtype.is_float() && tensor.dtype().is_float() {
+            let program = Program::check(&[Op::Input(0)])?;
+            return self
+                .kernels
+                .apply(self, &program, &[tensor], &[], dtype, saturate);
+        }
+        convert::from_integers(self, tensor, dtype, saturate)
     }
 }

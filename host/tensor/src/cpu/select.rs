@@ -30,9 +30,7 @@ pub fn kth_magnitude(device: &Cpu, tensor: &Tensor, k: u64) -> Result<f32> {
             Ok(one(dtype, &[rank(&counts, k).0 as u8]))
         }
         DType::BF16 | DType::F16 => {
-            let counts = count::<2>(bytes, 1 << 15, |pair| {
-                Some(u32::from(u16::from_le_bytes(pair) & 0x7fff))
-            });
+            let counts = count_halves(bytes);
             Ok(one(dtype, &(rank(&counts, k).0 as u16).to_le_bytes()))
         }
         DType::F32 => Ok(two_passes::<4>(bytes, k, |four| {
@@ -56,7 +54,7 @@ fn one(dtype: DType, bytes: &[u8]) -> f32 {
 fn two_passes<const N: usize>(
     bytes: &[u8],
     k: u64,
-    magnitude: impl Fn([u8; N]) -> u32 + Sync,
+    magnitude: impl Fn([u8; N]) -> u32 + Sync + Send,
 ) -> f32 {
     let upper = count::<N>(bytes, 1 << 16, |element| Some(magnitude(element) >> 15));
     let (high, k) = rank(&upper, k);
@@ -80,51 +78,73 @@ fn rank(counts: &[u64], mut k: u64) -> (usize, u64) {
     unreachable!("rank beyond the number of elements")
 }
 
-/// How often each pattern occurs. Whole numbers: the order of summation does not matter.
+/// Patterns of a 16-bit float without its sign.
+const HALVES: usize = 1 << 15;
+
+/// How often each magnitude occurs among 16-bit floats: four at a time, in two tables, so that equal neighbours need not
+/// wait for each other's store.
+fn count_halves(bytes: &[u8]) -> Counts {
+    let (elements, _) = bytes.as_chunks::<2>();
+    in_pieces(elements, HALVES, |piece| {
+        let mut tables = vec![[0u32; HALVES]; 2];
+        let [even, odd] = &mut tables[..] else {
+            return Counts::new();
+        };
+        let (fours, rest) = piece.as_chunks::<4>();
+        for four in fours {
+            let [a, b, c, d] = four.map(|half| usize::from(u16::from_le_bytes(half) & 0x7fff));
+            even[a] += 1;
+            odd[b] += 1;
+            even[c] += 1;
+            odd[d] += 1;
+        }
+        for &half in rest {
+            even[usize::from(u16::from_le_bytes(half) & 0x7fff)] += 1;
+        }
+        even.iter()
+            .zip(odd.iter())
+            .map(|(&a, &b)| u64::from(a) + u64::from(b))
+            .collect()
+    })
+}
+
+/// How often each pattern occurs among `patterns` (a power of two); elements without one are left out.
 fn count<const N: usize>(
     bytes: &[u8],
     patterns: usize,
-    pattern: impl Fn([u8; N]) -> Option<u32> + Sync,
+    pattern: impl Fn([u8; N]) -> Option<u32> + Sync + Send,
 ) -> Counts {
     let (elements, _) = bytes.as_chunks::<N>();
+    in_pieces(elements, patterns, |piece| {
+        let mut counts = vec![0u32; patterns];
+        for pattern in piece.iter().filter_map(|&element| pattern(element)) {
+            counts[pattern as usize & (patterns - 1)] += 1;
+        }
+        counts.into_iter().map(u64::from).collect()
+    })
+}
+
+/// The sum of the counters of all pieces. Whole numbers: the order of summation does not matter.
+fn in_pieces<T: Sync>(
+    elements: &[T],
+    patterns: usize,
+    count: impl Fn(&[T]) -> Counts + Sync + Send,
+) -> Counts {
     // At least 2^20 elements per piece, because every piece clears and adds up its counters, and fewer than 2^32, the
     // limit of a counter.
     let piece = elements
         .len()
         .div_ceil(4 * rayon::current_num_threads())
         .clamp(1 << 20, 1 << 30);
-    elements
-        .par_chunks(piece)
-        .map(|piece| {
-            // Neighbours are counted in different tables, so that equal ones need not wait for each other's store.
-            let mut even = vec![0u32; patterns + 1];
-            let mut odd = vec![0u32; patterns + 1];
-            // Index `patterns` collects what is not counted; the mask keeps every index in range without a branch.
-            let index =
-                |element| pattern(element).map_or(patterns, |p| p as usize & (patterns - 1));
-            let (pairs, last) = piece.as_chunks::<2>();
-            for &[a, b] in pairs {
-                even[index(a)] += 1;
-                odd[index(b)] += 1;
-            }
-            for &element in last {
-                even[index(element)] += 1;
-            }
-            even.truncate(patterns);
-            even.iter()
-                .zip(&odd)
-                .map(|(&a, &b)| u64::from(a) + u64::from(b))
-                .collect::<Counts>()
-        })
-        .reduce(
-            || vec![0; patterns],
-            |mut sum, counts| {
-                sum.iter_mut()
-                    .zip(counts)
-                    .for_each(|(sum, count)| *sum += count);
-                sum
-            },
-        )
+    elements.par_chunks(piece).map(count).reduce(
+        || vec![0; patterns],
+        |mut sum, counts| {
+            sum.iter_mut()
+                .zip(counts)
+                .for_each(|(sum, count)| *sum += count);
+            sum
+        },
+    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Kernel programs of the usual edits, as a plugin would write them. Shared by tests and benches.
 
+#![allow(dead_code, reason = "each test uses some of them")]
+
 use packhost_tensor::{
     DType, cast,
     program::{Comparison, Op, Program, Rounding, Span, Statistic},

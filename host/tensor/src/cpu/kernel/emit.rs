@@ -89,17 +89,29 @@ pub(super) fn elements(
     emitter.finish()
 }
 
+/// What the planner knows of a program when it plans a sweep.
+pub(super) struct Known<'a> {
+    pub graph: &'a Graph,
+    pub form: &'a Form,
+    pub order: &'a Order,
+    /// The values that the sweep needs.
+    pub needed: &'a [bool],
+}
+
 /// The numbers of one class that are first known before `phase`, where there are any.
 pub(super) fn groups(
-    graph: &Graph,
-    form: &Form,
-    order: &Order,
+    known: &Known<'_>,
     sweep: &mut Sweep,
-    needed: &[bool],
     class: usize,
     length: usize,
     phase: usize,
 ) -> Option<GroupRoutine> {
+    let &Known {
+        graph,
+        form,
+        order,
+        needed,
+    } = known;
     let here: Vec<Id> = (0..graph.len())
         .filter(|&id| {
             needed[id] && graph.domain(id) == Domain::Group(length) && order.phase[id] == phase

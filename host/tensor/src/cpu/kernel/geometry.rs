@@ -108,9 +108,12 @@ impl Geometry {
             .filter(|c| c.length < columns)
             .fold(0, |unit, c| common_divisor(unit, c.length));
         let unit = if unit == 0 { columns } else { unit };
-        let ragged = rowed && (unit % LANES != 0 || columns % LANES != 0);
+        let ragged = rowed && (!unit.is_multiple_of(LANES) || !columns.is_multiple_of(LANES));
         // Without gaps, and with groups that divide the rows, row ends need no attention.
-        let even = !ragged && classes.iter().all(|class| columns % class.length == 0);
+        let even = !ragged
+            && classes
+                .iter()
+                .all(|class| columns.is_multiple_of(class.length));
         let local_row = classes
             .iter()
             .any(|class| class.local && class.length == columns);
@@ -319,7 +322,7 @@ impl Geometry {
     /// How many vectors each group of a class takes, where that is the same for all and vectors follow each other.
     pub(super) fn vectors_per_group(&self, class: usize) -> Option<usize> {
         let length = self.classes[class].length;
-        (self.periodic && length % LANES == 0).then_some(length / LANES)
+        (self.periodic && length.is_multiple_of(LANES)).then_some(length / LANES)
     }
 }
 
@@ -398,7 +401,7 @@ mod tests {
                     assert!(count <= geometry.most_groups(class));
                     if geometry.classes[class].local {
                         let begins = |element: usize| {
-                            element % columns % geometry.classes[class].length == 0
+                            (element % columns).is_multiple_of(geometry.classes[class].length)
                         };
                         assert!(
                             begins(map.start)

@@ -11,10 +11,6 @@ pub(super) const LANES: usize = 16;
 /// # Safety
 /// All functions require that the processor has the instruction set, and pointers valid for sixteen elements of the named
 /// type (any alignment).
-#[expect(
-    clippy::missing_safety_doc,
-    reason = "one contract, stated on the trait"
-)]
 pub(super) trait Lanes {
     /// Sixteen f32, or their bits.
     type V: Copy;
@@ -28,6 +24,8 @@ pub(super) trait Lanes {
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// Stores the upper halves of thirty-two f32, NaN as the canonical one.
     unsafe fn store_bf16x2(p: *mut u16, low: Self::V, high: Self::V);
+    /// Asks for the cache line at `p`, which need not be valid.
+    unsafe fn prefetch(p: *const u8);
     /// Widens sixteen f16.
     unsafe fn load_f16(p: *const u16) -> Self::V;
     /// Stores sixteen f32 that f16 can hold, NaN as the canonical one.
@@ -151,6 +149,8 @@ impl Lanes for Portable {
                 .write_unaligned(narrow(high));
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {
         let mut values = [0.0; LANES];

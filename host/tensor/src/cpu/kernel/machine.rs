@@ -14,6 +14,10 @@ use crate::{DType, cast};
 /// Memory is laid out so that a routine may always work on this many vectors at a time.
 pub(super) const BLOCK: usize = 8;
 
+/// How far ahead of the elements that are loaded the next ones are asked for: about a tile, so that a tile's first phase
+/// finds its elements in the cache.
+const AHEAD: usize = 8192;
+
 /// Index of a [`Place`].
 pub(super) type PlaceId = u16;
 
@@ -57,9 +61,34 @@ pub(super) struct Tile<'a> {
     pub dtypes: &'a [DType],
 }
 
+/// Repeats a body for each vector of a block with a constant index. A loop would be unrolled too late: only with constants
+/// from the start does the compiler see that the block can stay in registers.
+macro_rules! each {
+    ($k:expr, $j:ident, $body:block) => {
+        each!(@ $k, $j, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $k:expr, $j:ident, $body:block, $($index:literal)*) => {
+        $(
+            if $k > $index {
+                #[allow(non_upper_case_globals, reason = "stands for a loop variable")]
+                const $j: usize = $index;
+                $body
+            }
+        )*
+    };
+}
+
+/// The same for every other vector.
+macro_rules! pairs {
+    ($k:expr, $j:ident, $body:block) => {
+        each!(@ $k, $j, $body, 0 2 4 6)
+    };
+}
+
 macro_rules! machine {
     (
         binary { $($with_block:ident $with_number:ident = $binary:ident;)* }
+        number { $($only_number:ident = $limit:ident;)* }
         unary { $($unary:ident = $function:expr;)* }
     ) => {
         /// What a step does. The accumulator is the first operand and the result.
@@ -70,6 +99,10 @@ macro_rules! machine {
                 $with_block,
                 /// With one number per vector.
                 $with_number,
+            )*
+            $(
+                /// With one number per vector.
+                $only_number,
             )*
             $($unary,)*
             /// Accumulator from a block of values.
@@ -137,106 +170,118 @@ macro_rules! machine {
                             $(
                                 Code::$with_block => {
                                     let p = place(step.a);
-                                    for j in 0..K { acc[j] = $binary::<L>(acc[j], block!(p, j)); }
+                                    each!(K, j, { acc[j] = $binary::<L>(acc[j], block!(p, j)); });
                                 }
                                 Code::$with_number => {
                                     let p = place(step.a);
-                                    for j in 0..K { acc[j] = $binary::<L>(acc[j], number!(p, j)); }
+                                    each!(K, j, { acc[j] = $binary::<L>(acc[j], number!(p, j)); });
+                                }
+                            )*
+                            $(
+                                Code::$only_number => {
+                                    let p = place(step.a);
+                                    each!(K, j, { acc[j] = $limit::<L>(acc[j], number!(p, j)); });
                                 }
                             )*
                             $(
                                 Code::$unary => {
-                                    for j in 0..K { acc[j] = $function(acc[j]); }
+                                    each!(K, j, { acc[j] = $function(acc[j]); });
                                 }
                             )*
                             Code::Get => {
                                 let p = place(step.a);
-                                for j in 0..K { acc[j] = block!(p, j); }
+                                each!(K, j, { acc[j] = block!(p, j); });
                             }
                             Code::Spread => {
                                 let p = place(step.a);
-                                for j in 0..K { acc[j] = number!(p, j); }
+                                each!(K, j, { acc[j] = number!(p, j); });
                             }
                             Code::Put => {
                                 let p = place(step.a).cast::<f32>();
-                                for j in 0..K { L::store(p.add(j * LANES), acc[j]); }
+                                each!(K, j, { L::store(p.add(j * LANES), acc[j]); });
                             }
                             Code::GetColumns => {
                                 let p = tile.places.get_unchecked(usize::from(step.a)).base.cast::<f32>();
-                                for j in 0..K { acc[j] = L::load(p.add(*tile.columns.add(first + j) as usize)); }
+                                each!(K, j, { acc[j] = L::load(p.add(*tile.columns.add(first + j) as usize)); });
                             }
                             Code::LoadBf16 => {
                                 let p = place(step.a).cast::<u16>();
-                                for j in 0..K { acc[j] = L::load_bf16(p.add(j * LANES)); }
+                                pairs!(K, j, { L::prefetch(p.wrapping_add(j * LANES).cast::<u8>().wrapping_add(AHEAD)) });
+                                each!(K, j, { acc[j] = L::load_bf16(p.add(j * LANES)); });
                             }
                             Code::LoadF32 => {
                                 let p = place(step.a).cast::<f32>();
-                                for j in 0..K { acc[j] = ops::canonical::<L>(L::load(p.add(j * LANES))); }
+                                each!(K, j, {
+                                    L::prefetch(p.wrapping_add(j * LANES).cast::<u8>().wrapping_add(AHEAD));
+                                    acc[j] = ops::canonical::<L>(L::load(p.add(j * LANES)));
+                                });
                             }
                             Code::LoadF16 => {
                                 let p = place(step.a).cast::<u16>();
-                                for j in 0..K { acc[j] = ops::canonical::<L>(L::load_f16(p.add(j * LANES))); }
+                                each!(K, j, { acc[j] = ops::canonical::<L>(L::load_f16(p.add(j * LANES))); });
                             }
                             Code::LoadOther => {
                                 let dtype = *tile.dtypes.get_unchecked(usize::from(step.a));
                                 let p = place(step.a);
-                                for j in 0..K { acc[j] = load_other::<L>(dtype, p.add(j * LANES * dtype.size())); }
+                                each!(K, j, { acc[j] = load_other::<L>(dtype, p.add(j * LANES * dtype.size())); });
                             }
                             Code::StoreBf16 => {
                                 let p = place(step.a).cast::<u16>();
-                                for j in (0..K).step_by(2) {
-                                    L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]);
-                                }
+                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
                             }
                             Code::StoreBf16Rounded => {
                                 let p = place(step.a).cast::<u16>();
-                                for j in (0..K).step_by(2) {
-                                    let low = ops::nearest_upper_half::<L>(acc[j]);
-                                    let high = ops::nearest_upper_half::<L>(acc[j + 1]);
-                                    L::store_bf16x2(p.add(j * LANES), low, high);
-                                }
+                                each!(K, j, { acc[j] = ops::nearest_upper_half::<L>(acc[j]); });
+                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
                             }
                             Code::StoreF32 => {
                                 let p = place(step.a).cast::<f32>();
-                                for j in 0..K { L::store(p.add(j * LANES), ops::canonical::<L>(acc[j])); }
+                                each!(K, j, { acc[j] = ops::canonical::<L>(acc[j]); });
+                                each!(K, j, { L::store(p.add(j * LANES), acc[j]); });
                             }
                             Code::StoreF16 => {
                                 let p = place(step.a).cast::<u16>();
-                                for j in 0..K { L::store_f16(p.add(j * LANES), acc[j]); }
+                                each!(K, j, { L::store_f16(p.add(j * LANES), acc[j]); });
                             }
                             Code::StoreOther => {
                                 let dtype = *tile.dtypes.get_unchecked(usize::from(step.a));
                                 let p = place(step.a);
-                                for j in 0..K { store_other::<L>(dtype, p.add(j * LANES * dtype.size()), acc[j]); }
+                                each!(K, j, { store_other::<L>(dtype, p.add(j * LANES * dtype.size()), acc[j]); });
                             }
                             Code::SelectBB => {
                                 let (p, q) = (place(step.a), place(step.b));
-                                for j in 0..K { acc[j] = ops::select::<L>(acc[j], block!(p, j), block!(q, j)); }
+                                each!(K, j, { acc[j] = ops::select::<L>(acc[j], block!(p, j), block!(q, j)); });
                             }
                             Code::SelectBN => {
                                 let (p, q) = (place(step.a), place(step.b));
-                                for j in 0..K { acc[j] = ops::select::<L>(acc[j], block!(p, j), number!(q, j)); }
+                                each!(K, j, { acc[j] = ops::select::<L>(acc[j], block!(p, j), number!(q, j)); });
                             }
                             Code::SelectNB => {
                                 let (p, q) = (place(step.a), place(step.b));
-                                for j in 0..K { acc[j] = ops::select::<L>(acc[j], number!(p, j), block!(q, j)); }
+                                each!(K, j, { acc[j] = ops::select::<L>(acc[j], number!(p, j), block!(q, j)); });
                             }
                             Code::SelectNN => {
                                 let (p, q) = (place(step.a), place(step.b));
-                                for j in 0..K { acc[j] = ops::select::<L>(acc[j], number!(p, j), number!(q, j)); }
+                                each!(K, j, { acc[j] = ops::select::<L>(acc[j], number!(p, j), number!(q, j)); });
                             }
                             Code::ReduceMax => reduce::<L, K>(tile, step.a, first, &acc, f32::NEG_INFINITY, |a, b| ops::max::<L>(a, b)),
                             Code::ReduceMin => reduce::<L, K>(tile, step.a, first, &acc, f32::INFINITY, |a, b| ops::min::<L>(a, b)),
                             Code::ReduceAbsMax => {
                                 reduce::<L, K>(tile, step.a, first, &acc, 0.0, |a, b| L::max_bits(a, ops::abs::<L>(b)));
                             }
-                            Code::ReduceSum => reduce_sum::<L, K>(tile, step.a, first, &acc),
+                            Code::ReduceSum => {
+                                let block = acc;
+                                reduce_sum::<L, K>(tile, step.a, first, &block);
+                            },
                             Code::ColumnMax => column::<L, K>(tile, step.a, first, &acc, |a, b| ops::max::<L>(a, b)),
                             Code::ColumnMin => column::<L, K>(tile, step.a, first, &acc, |a, b| ops::min::<L>(a, b)),
                             Code::ColumnAbsMax => {
                                 column::<L, K>(tile, step.a, first, &acc, |a, b| L::max_bits(a, ops::abs::<L>(b)));
                             }
-                            Code::ColumnSum => column_sum::<L, K>(tile, step.a, first, &acc),
+                            Code::ColumnSum => {
+                                let block = acc;
+                                column_sum::<L, K>(tile, step.a, first, &block);
+                            },
                         }
                     }
                     first += K;
@@ -272,8 +317,6 @@ machine! {
         RdivB RdivN = rdiv;
         MinB MinN = min;
         MaxB MaxN = max;
-        LowerB LowerN = lower;
-        RaiseB RaiseN = raise;
         LtB LtN = lt;
         GtB GtN = gt;
         LeB LeN = le;
@@ -282,6 +325,10 @@ machine! {
         NeB NeN = ne;
         CopySignB CopySignN = copy_sign;
         RcopySignB RcopySignN = rcopy_sign;
+    }
+    number {
+        LowerN = lower;
+        RaiseN = raise;
     }
     unary {
         Neg = ops::neg::<L>;
@@ -362,24 +409,23 @@ unsafe fn reduce<L: Lanes, const K: usize>(
         if tile.valid.is_null() && *groups == *groups.add(K - 1) {
             let p = at(*groups);
             let mut sum = L::load(p);
-            for v in acc {
-                sum = join(sum, *v);
-            }
+            each!(K, j, {
+                sum = join(sum, acc[j]);
+            });
             L::store(p, sum);
             return;
         }
-        for (j, v) in acc.iter().enumerate().take(tile.vectors - first) {
-            let mut v = *v;
-            if !tile.valid.is_null() {
-                v = L::choose(
-                    L::first(usize::from(*tile.valid.add(first + j))),
-                    v,
-                    L::splat(neutral),
-                );
+        each!(K, j, {
+            if first + j < tile.vectors {
+                let mut v = acc[j];
+                if !tile.valid.is_null() {
+                    let valid = L::first(usize::from(*tile.valid.add(first + j)));
+                    v = L::choose(valid, v, L::splat(neutral));
+                }
+                let p = at(*groups.add(j));
+                L::store(p, join(L::load(p), v));
             }
-            let p = at(*groups.add(j));
-            L::store(p, join(L::load(p), v));
-        }
+        });
     }
 }
 
@@ -450,16 +496,18 @@ unsafe fn column<L: Lanes, const K: usize>(
             .get_unchecked(usize::from(reduction))
             .base
             .cast::<f32>();
-        for (j, v) in acc.iter().enumerate().take(tile.vectors - first) {
-            let p = base.add(*tile.columns.add(first + j) as usize);
-            let old = L::load(p);
-            let valid = if tile.valid.is_null() {
-                LANES
-            } else {
-                usize::from(*tile.valid.add(first + j))
-            };
-            L::store(p, L::choose(L::first(valid), join(old, *v), old));
-        }
+        each!(K, j, {
+            if first + j < tile.vectors {
+                let p = base.add(*tile.columns.add(first + j) as usize);
+                let old = L::load(p);
+                let valid = if tile.valid.is_null() {
+                    LANES
+                } else {
+                    usize::from(*tile.valid.add(first + j))
+                };
+                L::store(p, L::choose(L::first(valid), join(old, acc[j]), old));
+            }
+        });
     }
 }
 

@@ -8,7 +8,6 @@
 //! # Safety
 //! All functions inherit the contract of [`Lanes`].
 #![expect(
-    clippy::missing_safety_doc,
     clippy::undocumented_unsafe_blocks,
     reason = "one contract, stated above"
 )]

@@ -301,13 +301,17 @@ fn plan_sweep(
         .iter()
         .map(|sinks| emit::elements(graph, form, &mut sweep, sinks, &kept))
         .collect();
+    let known = emit::Known {
+        graph,
+        form,
+        order,
+        needed: &needed,
+    };
     for (phase, elements) in elements.into_iter().enumerate() {
         let groups = (0..geometry.classes.len())
             .filter_map(|class| {
                 let length = geometry.classes[class].length;
-                emit::groups(
-                    graph, form, order, &mut sweep, &needed, class, length, phase,
-                )
+                emit::groups(&known, &mut sweep, class, length, phase)
             })
             .collect();
         let finish = by_phase[phase]

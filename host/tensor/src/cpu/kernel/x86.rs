@@ -49,17 +49,11 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16x2(p: *mut u16, low: __m512, high: __m512) {
-        unsafe {
-            let low = _mm512_srli_epi32::<16>(int!(low));
-            let high = _mm512_srli_epi32::<16>(int!(high));
-            // Packing works within 128-bit parts; the permutation puts the parts in order.
-            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-            let halves = _mm512_permutexvar_epi64(order, _mm512_packus_epi32(low, high));
-            let magnitude = _mm512_and_si512(halves, _mm512_set1_epi16(0x7fff));
-            let nan = _mm512_cmpgt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80));
-            let halves = _mm512_mask_blend_epi16(nan, halves, _mm512_set1_epi16(0x7fc0));
-            _mm512_storeu_si512(p.cast(), halves);
-        }
+        unsafe { _mm512_storeu_si512(p.cast(), upper_halves(low, high)) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> __m512 {
@@ -198,6 +192,22 @@ impl Lanes for Avx512 {
     }
 }
 
+/// The upper halves of thirty-two f32, NaN as the canonical one.
+#[inline(always)]
+unsafe fn upper_halves(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: the callers require AVX-512.
+    unsafe {
+        let low = _mm512_srli_epi32::<16>(int!(low));
+        let high = _mm512_srli_epi32::<16>(int!(high));
+        // Packing works within 128-bit parts; the permutation puts the parts in order.
+        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        let halves = _mm512_permutexvar_epi64(order, _mm512_packus_epi32(low, high));
+        let magnitude = _mm512_and_si512(halves, _mm512_set1_epi16(0x7fff));
+        let nan = _mm512_cmpgt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80));
+        _mm512_mask_blend_epi16(nan, halves, _mm512_set1_epi16(0x7fc0))
+    }
+}
+
 /// Largest of sixteen u16: the processor has an instruction for the smallest of eight.
 #[inline(always)]
 unsafe fn across_16(half: __m256i) -> u16 {
@@ -240,6 +250,20 @@ macro_rules! float2 {
     };
 }
 
+/// The upper halves of sixteen f32, NaN as the canonical one.
+#[inline(always)]
+unsafe fn upper_halves_of_two(two: Two) -> __m256i {
+    // SAFETY: the callers require AVX2.
+    unsafe {
+        let [a, b] = each!(|v| _mm256_srli_epi32::<16>(int2!(v)), two);
+        let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b));
+        let magnitude = _mm256_and_si256(halves, _mm256_set1_epi16(0x7fff));
+        // Both sides are below 2^15, so the signed comparison is right.
+        let nan = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(0x7f80));
+        _mm256_blendv_epi8(halves, _mm256_set1_epi16(0x7fc0), nan)
+    }
+}
+
 #[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "each block relies on the contract of the trait and nothing else"
@@ -277,15 +301,13 @@ impl Lanes for Avx2 {
     unsafe fn store_bf16x2(p: *mut u16, low: Two, high: Two) {
         unsafe {
             for (i, two) in [low, high].into_iter().enumerate() {
-                let [a, b] = each!(|v| _mm256_srli_epi32::<16>(int2!(v)), two);
-                let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b));
-                let magnitude = _mm256_and_si256(halves, _mm256_set1_epi16(0x7fff));
-                // Both sides are below 2^15, so the signed comparison is right.
-                let nan = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(0x7f80));
-                let halves = _mm256_blendv_epi8(halves, _mm256_set1_epi16(0x7fc0), nan);
-                _mm256_storeu_si256(p.add(16 * i).cast(), halves);
+                _mm256_storeu_si256(p.add(16 * i).cast(), upper_halves_of_two(two));
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Two {
