@@ -28,6 +28,9 @@ const REQUIRED: &str = "primary-metric";
 /// How often a guard may ask for more before it must decide.
 const MAX_ROUNDS: usize = 8;
 
+/// Measures what a guard asks for beside its plan: the baseline's and the subject's tables with the new rows in them.
+pub type More<'a> = dyn FnMut(&[Request]) -> Result<(Table, Table)> + 'a;
+
 /// The guards that judge, in order.
 pub struct Guards {
     guards: Vec<(GuardPlugin, PluginIdentity)>,
@@ -128,7 +131,7 @@ impl Guards {
         metric: &MetricOptions,
         tables: (&Table, &Table),
         may_judge: &dyn Fn(&str) -> bool,
-        more: &mut dyn FnMut(&[Request]) -> Result<(Table, Table)>,
+        more: &mut More<'_>,
     ) -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
         for (guard, identity) in self
@@ -196,7 +199,7 @@ fn decide(
     identity: &PluginIdentity,
     policy: &Value,
     tables: (&Table, &Table),
-    more: &mut dyn FnMut(&[Request]) -> Result<(Table, Table)>,
+    more: &mut More<'_>,
 ) -> Result<Verdict> {
     let policy = policy.to_string();
     let (mut baseline, mut subject) = (rows(tables.0), rows(tables.1));

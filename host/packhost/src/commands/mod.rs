@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::CommandFactory;
-use packhost_plugin::{CacheDir, EngineOptions, Limits};
+use packhost_plugin::{CacheDir, EngineOptions};
 use packhost_suite::toolbox::Toolbox;
 
 use crate::cli::{Cli, Command, PluginArgs};
@@ -76,7 +76,7 @@ fn toolbox(layer: &Layer, threads: Option<usize>) -> Result<Toolbox, Failure> {
         Some(path) => CacheDir::At(path.clone()),
     };
     let options = EngineOptions {
-        limits: layer.limits.clone().unwrap_or_else(Limits::default),
+        limits: layer.limits.clone().unwrap_or_default(),
         cache,
     };
     let threads = threads.or(layer.threads).filter(|&threads| threads > 0);
