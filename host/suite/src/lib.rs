@@ -4,6 +4,10 @@
 //! `run` carries out. This crate is the only one that knows both plugins and models: it lends a checkpoint's tensors to a
 //! plugin and turns what comes back into an overlay. It prints nothing; what happens is told through [`events`].
 
+#![cfg_attr(
+    test,
+    allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")
+)]
 #![expect(
     missing_docs,
     reason = "every module, type and function is documented; plain fields are named for what they hold"
