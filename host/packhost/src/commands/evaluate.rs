@@ -56,7 +56,7 @@ fn summary(compared: &Compared) -> String {
             .map_or("none".into(), |v| format!("{v:.digits$}"))
     };
     let interval = &metric["display_ci"];
-    let own = &report["packhost"];
+    let own = &report["packhost"]["divergence"]["final"];
     format!(
         "perplexity: baseline {}, subject {}, ratio {} [{}, {}]\n\
          divergence: KL mean {}, same top token {}\n\
