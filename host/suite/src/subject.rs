@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use packhost_model::writer::{Changes, CheckpointWriter, WriteOptions, WriteReport};
-use packhost_model::{Checkpoint, Overlay, TensorMeta, Weights};
+use packhost_model::{Checkpoint, Overlay, Role, TensorMeta, Weights};
 use packhost_plugin::{Called, EditPlugin, LogLine, Target, TargetFacts};
 use packhost_tensor::Tensor;
 use rayon::prelude::*;
@@ -211,6 +211,10 @@ impl<'a> PlannedEdit<'a> {
             },
             "packhost_plugin": self.identity,
         });
+        let mut common = common;
+        if base.config().num_local_experts > 0 {
+            common["mixture_of_experts"] = self.expert_choices(base);
+        }
         // The plugin adds keys; what the host knows stands.
         let mut metadata = own;
         if let Value::Object(common) = common {
@@ -221,6 +225,23 @@ impl<'a> PlannedEdit<'a> {
             }
         }
         Ok(Value::Object(metadata))
+    }
+
+    /// What the scope meant for a mixture of experts, where the reference's own choice depends on its library's version:
+    /// each expert is a matrix of its own, and the router is edited only when it was asked for.
+    fn expert_choices(&self, base: &Checkpoint) -> Value {
+        let of_targets = |wanted: fn(&TensorMeta) -> bool| {
+            self.targets
+                .iter()
+                .filter_map(|t| base.meta(&t.tensor))
+                .filter(|meta| wanted(meta))
+                .count()
+        };
+        json!({
+            "expert_matrices": "per expert",
+            "edited_expert_tensors": of_targets(|meta| meta.expert.is_some()),
+            "edited_router_tensors": of_targets(|meta| meta.role == Role::Router),
+        })
     }
 }
 
