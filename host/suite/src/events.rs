@@ -56,6 +56,8 @@ pub enum Event {
         failed: usize,
         blocked: usize,
         seconds: f64,
+        /// Share of the time that went into plugins' own code, in percent: kernels and other services of the host not counted.
+        plugin_percent: f64,
     },
 }
 

@@ -42,8 +42,6 @@ pub struct RunOutcome {
     pub verdict: Option<String>,
     pub pack: Option<PathBuf>,
     pub run_dir: PathBuf,
-    /// Share of the run's time, in percent, spent in plugins' own code (kernels and other host services not counted).
-    pub plugin_share: String,
 }
 
 /// The graph of a request.
@@ -166,6 +164,7 @@ pub fn run(
         failed: tally.failed,
         blocked: tally.blocked,
         seconds,
+        plugin_percent: 100.0 * toolbox.totals().outside_host().as_secs_f64() / seconds,
     });
     if let Some(first) = first_failure {
         let log = dir.path("logs/tasks");
@@ -176,12 +175,10 @@ pub fn run(
             first: Box::new(first),
         });
     }
-    let share = 100.0 * toolbox.totals().outside_host().as_secs_f64() / seconds;
     Ok(RunOutcome {
         verdict,
         pack,
         run_dir: dir.root().into(),
-        plugin_share: format!("{share:.2}"),
     })
 }
 
