@@ -59,7 +59,7 @@ pub(super) struct Layer {
 /// The feed-forward half of a layer.
 #[derive(Debug)]
 pub(super) enum Feed {
-    Dense(Gated),
+    Dense(Box<Gated>),
     Experts {
         /// `[experts, hidden]`.
         router: Weight,
@@ -316,9 +316,8 @@ impl Resolver<'_> {
         let (hidden, count) = (self.config.hidden_size, self.config.num_local_experts);
         if count == 0 {
             let mlp = format!("{prefix}.mlp");
-            return Ok(Feed::Dense(
-                self.gated(&mlp, ["gate_proj", "up_proj", "down_proj"])?,
-            ));
+            let dense = self.gated(&mlp, ["gate_proj", "up_proj", "down_proj"])?;
+            return Ok(Feed::Dense(Box::new(dense)));
         }
         let block = format!("{prefix}.block_sparse_moe");
         let expert = |index| self.gated(&format!("{block}.experts.{index}"), ["w1", "w3", "w2"]);

@@ -10,9 +10,9 @@ use super::lanes::{LANES, Lanes, exp, larger, vectorized};
 use crate::cpu::matmul::{Spread, Store, Strided, ViewMut, small_product};
 
 /// Queries per block.
-pub const QUERIES: usize = 96;
+pub const QUERIES: usize = 64;
 /// Keys per block.
-pub const KEYS: usize = 128;
+pub const KEYS: usize = 256;
 
 /// What an attention layer looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,8 +191,8 @@ vectorized! {
             for key in begin..end {
                 let score = &mut scores[key * VECTORS + vector];
                 if !all_see(from + key) {
-                    for lane in 0..LANES {
-                        score[lane] = if sees(from + key, lane) { score[lane] } else { f32::NEG_INFINITY };
+                    for (lane, score) in score.iter_mut().enumerate() {
+                        *score = if sees(from + key, lane) { *score } else { f32::NEG_INFINITY };
                     }
                 }
                 for lane in 0..LANES {
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     /// Attention as its definition has it, in f64.
-    fn plain(heads: &Heads, qkv: &[f32], window: std::ops::Range<usize>, out: &mut [f64]) {
+    fn plain(heads: &Heads, qkv: &[f32], window: Range<usize>, out: &mut [f64]) {
         let (stride, dim) = (heads.row(), heads.dim);
         let at = |row: usize, head: usize| {
             qkv[row * stride + head * dim..row * stride + (head + 1) * dim]
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn blocks_give_what_the_definition_gives() {
-        for (heads, windows) in [
+        for (heads, ends) in [
             (
                 Heads {
                     queries: 4,
@@ -290,7 +290,7 @@ mod tests {
                     dim: 8,
                     window: None,
                 },
-                vec![0..1, 1..3, 3..70, 70..220],
+                vec![1, 3, 70, 220],
             ),
             (
                 Heads {
@@ -299,7 +299,7 @@ mod tests {
                     dim: 16,
                     window: Some(32),
                 },
-                vec![0..129, 129..140],
+                vec![129, 140],
             ),
             (
                 Heads {
@@ -308,7 +308,7 @@ mod tests {
                     dim: 4,
                     window: Some(1),
                 },
-                vec![0..66],
+                vec![66],
             ),
             (
                 Heads {
@@ -317,7 +317,7 @@ mod tests {
                     dim: 8,
                     window: None,
                 },
-                vec![0..700],
+                vec![700],
             ),
             (
                 Heads {
@@ -326,10 +326,12 @@ mod tests {
                     dim: 8,
                     window: Some(600),
                 },
-                vec![0..1300],
+                vec![1300],
             ),
         ] {
-            let rows = windows[windows.len() - 1].end;
+            let mut rows = 0;
+            let window = |end: usize| std::mem::replace(&mut rows, end)..end;
+            let windows: Vec<Range<usize>> = ends.into_iter().map(window).collect();
             let qkv: Vec<f32> = (0..rows * heads.row())
                 .map(|i| ((i * 7919 % 10_007) as f32 / 5003.5 - 1.0) * 1.5)
                 .collect();
