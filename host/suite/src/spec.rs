@@ -185,7 +185,7 @@ fn resolve_clean(
     let entry = match tuned.entry(parts.edit_type, keys) {
         Ok(Some(entry)) => entry,
         Ok(None) => return refused("missing", ""),
-        Err(reason) => return reason,
+        Err(refusal) => return *refusal,
     };
     let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
     match text("status") {
@@ -306,10 +306,20 @@ impl Tuned {
         &self,
         edit_type: &str,
         keys: &[&str],
-    ) -> std::result::Result<Option<&Map<String, Value>>, Resolution> {
+    ) -> std::result::Result<Option<&Map<String, Value>>, Box<Resolution>> {
         let file = match self {
-            Self::Absent => return Err(refused("missing", "missing_tuned_edit_params_file")),
-            Self::Unusable => return Err(refused("invalid", "invalid_tuned_edit_params_file")),
+            Self::Absent => {
+                return Err(Box::new(refused(
+                    "missing",
+                    "missing_tuned_edit_params_file",
+                )));
+            }
+            Self::Unusable => {
+                return Err(Box::new(refused(
+                    "invalid",
+                    "invalid_tuned_edit_params_file",
+                )));
+            }
             Self::File(file) => file,
         };
         let models = file.get("models").and_then(Value::as_object);
