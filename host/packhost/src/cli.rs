@@ -166,7 +166,7 @@ pub struct SuiteArgs {
 pub struct RunArgs {
     #[command(flatten)]
     pub suite: SuiteArgs,
-    /// Run directory [default: evidence_pack_runs/<suite>_<time>]
+    /// Run directory [default: evidence_pack_runs/SUITE_TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with the run in --out: finished tasks stay finished

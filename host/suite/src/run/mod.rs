@@ -1,7 +1,7 @@
 //! Carrying out a run.
 //!
 //! [`run`] opens the run directory, stores or compares the plan, generates the graph and lets the [`driver`] work through it
-//! with [`work`] as the executor. `model` holds what the tasks of one model share in memory, `memory` estimates, `paths`
+//! with `work` as the executor. `model` holds what the tasks of one model share in memory, `memory` estimates, `paths`
 //! says where files lie, `packing` seals.
 
 pub mod driver;

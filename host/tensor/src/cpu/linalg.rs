@@ -6,7 +6,7 @@
 //!   side, in f64. Squaring costs nothing that matters here: singular values below 1e-8 of the largest are lost, and with
 //!   them 1e-8 of the norm.
 //! - **iterated**, for all others: randomised subspace iteration (Halko, Martinsson and Tropp, 2011) in f32 with a Gaussian
-//!   start made from the seed, [`oversampling`] as wide again as the rank and [`ROUNDS`] rounds, then the exact method on
+//!   start made from the seed, `oversampling` as wide again as the rank and `ROUNDS` rounds, then the exact method on
 //!   the matrix seen from that subspace. On spectra as flat as weight matrices have, the residual exceeds the best one by
 //!   less than one part in a thousand; a random matrix is the worst case, with under one in a hundred.
 //!

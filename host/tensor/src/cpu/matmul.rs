@@ -6,7 +6,7 @@
 //! **The bits of `Y[i, j]` depend on row `i` of `X` and row `j` of `W` alone**: not on how many other rows there are, where
 //! they stand or how many threads run. This holds because the slices of `k` are a function of `k`, and because within one
 //! product of a slice `faer` adds up each element in the order of `k`, whatever the tile's size. Its special cases for
-//! vectors and for tiny products would differ, so products below [`SMALL`] are filled up with zeros. The property tests
+//! vectors and for tiny products would differ, so products below `SMALL` are filled up with zeros. The property tests
 //! below check the result, not the argument.
 
 use std::{cell::RefCell, ops::Range};

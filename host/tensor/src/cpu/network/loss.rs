@@ -1,7 +1,7 @@
 //! Token losses fused with the output projection, and the comparison of two models on the same tokens.
 //!
 //! Logits exist one tile at a time. Each token keeps a running softmax (largest logit, sum of exponentials, best token)
-//! over a group of [`GROUP`] vocabulary entries; groups are joined in order, so the result is the same for any spread.
+//! over a group of `GROUP` vocabulary entries; groups are joined in order, so the result is the same for any spread.
 
 use std::ops::Range;
 
