@@ -296,9 +296,11 @@ vectorized! {
                 sums[lane] += exp(block[lane] - shift);
             }
         }
-        let rest = padded(blocks.remainder(), f32::NEG_INFINITY);
-        for lane in 0..LANES {
-            sums[lane] += exp(rest[lane] - shift);
+        if !blocks.remainder().is_empty() {
+            let rest = padded(blocks.remainder(), f32::NEG_INFINITY);
+            for lane in 0..LANES {
+                sums[lane] += exp(rest[lane] - shift);
+            }
         }
         state.sum += f64::from(total(sums));
     }
@@ -332,9 +334,11 @@ vectorized! {
         for (subject, baseline) in (&mut blocks).zip(&mut base_blocks) {
             add(subject, baseline);
         }
-        // Beyond the end the weight is e^-200 = 0 and the difference 0.
-        let beyond = shift - 200.0;
-        add(&padded(blocks.remainder(), beyond), &padded(base_blocks.remainder(), beyond));
+        if !blocks.remainder().is_empty() {
+            // Beyond the end the weight is e^-200 = 0 and the difference 0.
+            let beyond = shift - 200.0;
+            add(&padded(blocks.remainder(), beyond), &padded(base_blocks.remainder(), beyond));
+        }
         state.sum += f64::from(total(sums));
         token.weighted = token.weighted * factor + f64::from(total(weighted));
         token.curved = token.curved * factor + f64::from(total(curved));
