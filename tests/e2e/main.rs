@@ -4,4 +4,17 @@
 //! everything it prints, after the few things that may differ between machines (paths, times, digests) were replaced.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod bad_checkpoints;
+mod bad_edits;
+mod bad_plugins;
+mod bad_text;
+mod commands;
+mod edit;
+// The guests of the plugin host's own tests: text modules made into components.
+#[allow(dead_code, reason = "this binary needs only some of the helpers")]
+#[path = "../../host/plugin/tests/all/guest.rs"]
+mod guest;
+mod interrupted;
+mod packs;
+mod run;
 mod support;

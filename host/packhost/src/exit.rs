@@ -86,6 +86,7 @@ impl Failure {
         let exit = Exit::of(&error);
         let hint = match &error {
             SuiteError::Plugin(error) => error.hint(),
+            SuiteError::EditSpec { reason, .. } => Some(edit_hint(reason)),
             _ => None,
         };
         let mut message = match &error {
@@ -100,6 +101,32 @@ impl Failure {
         }
         Self { exit, message }
     }
+}
+
+/// What to do about a specification that was refused for `reason`, one of the evidence-pack suite's own words.
+fn edit_hint(reason: &str) -> String {
+    match reason {
+        "unknown_edit_type" => {
+            "the type comes first: quant_rtn, fp8_quant, magnitude_prune or lowrank_svd, or one that an installed plugin serves, followed by JSON"
+        }
+        "invalid_quant_params" => {
+            "write quant_rtn:BITS:GROUP_SIZE:SCOPE, such as quant_rtn:8:128:ffn; BITS is 1 to 16"
+        }
+        "invalid_prune_sparsity" => {
+            "write magnitude_prune:SPARSITY:SCOPE, such as magnitude_prune:0.1:ffn; SPARSITY is 0 to 1"
+        }
+        "invalid_lowrank_rank" => {
+            "write lowrank_svd:RANK:SCOPE, such as lowrank_svd:32:ffn; RANK is at least 1"
+        }
+        "invalid_json_params" => {
+            "after the type comes one JSON object: quant_rtn:{\"bits\":8,\"group_size\":128,\"scope\":\"ffn\"}"
+        }
+        "missing_tuned_edit_params_file" => {
+            "the clean form takes its parameters from a file: name it with --tuned-edit-params, or write the parameters out"
+        }
+        _ => "write it as TYPE:PARAMETERS:SCOPE, such as quant_rtn:8:128:ffn",
+    }
+    .into()
 }
 
 impl From<SuiteError> for Failure {

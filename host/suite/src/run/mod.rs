@@ -91,6 +91,9 @@ pub fn run(
         .map(Footprint::of)
         .collect::<Result<Vec<_>>>()?;
     refuse_infeasible(request, &footprints)?;
+    if request.mode == Mode::Full {
+        packing::source()?;
+    }
     let dir = RunDir::open(&request.out, request.resume)?;
     let plan = request.plan(&toolbox.identities(), dataset.digest());
     let began = store_plan(&dir, request, &plan, now)?;

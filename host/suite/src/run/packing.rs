@@ -61,10 +61,7 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         verdict: &verdict,
         scenarios: Some(&table),
         run: &run,
-        source_repo: &source_repo(
-            &std::env::current_dir().unwrap_or_default(),
-            &source_hints(),
-        )?,
+        source_repo: &source()?,
         environment: &environment(&work.began, &Gpus::default()),
         runtime: Some(&runtime),
         generated_at: &work.began,
@@ -135,6 +132,13 @@ fn scenario_filter(work: &Work<'_>) -> Vec<String> {
         .filter_map(Value::as_str)
         .map(Into::into)
         .collect()
+}
+
+/// Where the program's source comes from, as packs record it. Asked before a run as well as after it: a folder from which no
+/// pack can be sealed must not be found out about when the work is done.
+pub fn source() -> Result<Value> {
+    let folder = std::env::current_dir().unwrap_or_default();
+    Ok(source_repo(&folder, &source_hints())?)
 }
 
 /// What the environment says about the source (`INVARLOCK_SOURCE_*`), where there is no checkout.

@@ -1,0 +1,407 @@
+//! Whole runs on the demo model: what they print, what they leave, and that the same request gives the same bytes.
+//!
+//! One run with the demo's full windows is shared by the tests that need a PASS; the others draw few windows, where no metric
+//! reaches the tier's token floor, so that their verdict is FAIL by rule.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::sync::OnceLock;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use crate::support::{Bench, files, json, text};
+
+const SUITE: &str =
+    "--suite demo --suites-file [REPO]/scenarios/suites.json --plugins [REPO]/plugins";
+
+/// Few windows of a clean edit, a stress edit and a fault.
+const SMALL: &str = "--scenario-ids fp8_e5m2_clean,prune_50pct_stress,nan_injection --preview 10 --final 10 \
+                     --calibration-runs 2 --clean-runs 2 --profile dev";
+
+/// Where a pack's source is named when the run happens outside a checkout.
+pub fn source(bench: &Bench) {
+    bench.write(
+        "GPU_RUN_SOURCE.txt",
+        format!("source_commit={}\n", "0123456789".repeat(4)),
+    );
+}
+
+/// The line of a small run into `out`.
+pub fn small(out: &str) -> String {
+    format!("run {SUITE} {SMALL} --workers 1 --out {out}")
+}
+
+/// A finished full-size run in `run`, and what it printed.
+fn passed() -> &'static (Bench, Output) {
+    static RUN: OnceLock<(Bench, Output)> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let bench = Bench::shared("passed");
+        source(&bench);
+        let made = bench.line("pack keygen signer.key.pem").output().unwrap();
+        assert!(made.status.success());
+        let line = format!(
+            "run {SUITE} --scenario-ids quant_4bit_clean,prune_50pct_stress,nan_injection --calibration-runs 1 --clean-runs 1 \
+             --workers 1 --signing-key signer.key.pem --out run"
+        );
+        let output = bench.line(&line).output().unwrap();
+        (bench, output)
+    })
+}
+
+/// A finished small run in `run`.
+fn finished() -> &'static Bench {
+    static RUN: OnceLock<Bench> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let bench = Bench::shared("finished");
+        source(&bench);
+        let output = bench.line(&small("run")).output().unwrap();
+        assert_eq!(output.status.code(), Some(10), "{}", bench.render(&output));
+        bench
+    })
+}
+
+/// What a run must reproduce byte for byte: measurement tables, presets, and the verdict less its times.
+pub fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found: BTreeMap<String, Vec<u8>> = files(run)
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("evidence_pack/"))
+        .filter(|(name, _)| name.contains("/tables/") || name.starts_with("presets/"))
+        .collect();
+    for (name, bytes) in files(run) {
+        if name.starts_with("evidence_pack/")
+            || !(name.ends_with("/evaluation.report.json") || name == "reports/final_verdict.json")
+        {
+            continue;
+        }
+        let mut value: Value = serde_json::from_slice(&bytes).unwrap();
+        forget_times(&mut value);
+        found.insert(name, value.to_string().into_bytes());
+    }
+    found
+}
+
+/// Removes every time stamp, and what is derived from one.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| {
+                ![
+                    "timestamp",
+                    "generated_at",
+                    "created_at",
+                    "began_at",
+                    "ts",
+                    "resolved_at",
+                ]
+                .contains(&key.as_str())
+            });
+            map.values_mut().for_each(forget_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        _ => {}
+    }
+}
+
+/// Names of the files that differ or exist on one side only.
+pub fn differences(one: &Path, other: &Path) -> Vec<String> {
+    let (one, other) = (results(one), results(other));
+    assert!(
+        one.keys().any(|name| name.contains("/tables/")),
+        "{:?}",
+        one.keys()
+    );
+    let names = one
+        .keys()
+        .chain(other.keys().filter(|name| !one.contains_key(*name)));
+    names
+        .filter(|name| one.get(*name) != other.get(*name))
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn a_run_that_passes() {
+    let (bench, output) = passed();
+    assert_snapshot!(bench.render(output), @r"
+    exit: 0
+    ----- stdout -----
+    PASS run/evidence_pack
+    ----- stderr -----
+    running suite demo in run: 14 tasks
+    [time] s  packhost/demo: opened, 1443456 parameters
+    [time] s  calibration run 1, seed 42: drift 1.0023
+    [time] s  preset derived from 1 calibration runs
+    [time] s  quant_4bit_clean                   run 1  ratio 1.0297       metric acceptable, invariants pass
+    [time] s  prune_50pct_stress                 run 1  ratio 2.0697       metric not acceptable, invariants pass
+    [time] s  nan_injection                      run 1  no ratio           metric not acceptable, invariants fail
+    [time] s  verdict PASS
+    [time] s  sealed 35 files in run/evidence_pack, signed by sha256:[digest]
+    verdict PASS: 14 tasks done, 0 failed, 0 blocked in [time] s
+    ");
+    assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
+    exit: 0
+    ----- stdout -----
+    verified: every byte is as signed by sha256:[digest]; whether that is the right signer was not asked (--expected-fingerprint)
+    ");
+    // Nothing of the run's own folder names leaks machine paths into the pack.
+    for (name, bytes) in files(&bench.path("run/evidence_pack")) {
+        let root = text(&bench.path("")).trim_end_matches('/').to_string();
+        assert!(
+            !String::from_utf8_lossy(&bytes).contains(&root),
+            "{name} names {root}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_pack_of_a_run_is_refused() {
+    let (bench, _) = passed();
+    let copy = Bench::new();
+    crate::support::copy(&bench.path("run/evidence_pack"), &copy.path("pack"));
+    let table = files(&copy.path("pack"))
+        .into_keys()
+        .find(|name| name.contains("/tables/"))
+        .expect("the pack holds tables");
+    crate::support::flip(&copy.path("pack").join(table), 20);
+    let output = copy
+        .line("pack verify pack --strict --profile ci")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", copy.render(&output));
+}
+
+#[test]
+fn events() {
+    let bench = Bench::new();
+    source(&bench);
+    let line = format!(
+        "run {SUITE} --scenario-ids fp8_e5m2_clean --preview 4 --final 4 --calibration-runs 1 --clean-runs 1 --profile dev \
+         --events json --out run"
+    );
+    let output = bench.line(&line).output().unwrap();
+    let lines = String::from_utf8(output.stderr.clone()).unwrap();
+    // A verdict of FAIL adds no line of its own: the last event says it.
+    let events: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect();
+    assert!(
+        events
+            .iter()
+            .all(|event| event["version"] == 1 && event["event"].is_string()),
+        "{lines}"
+    );
+    assert_eq!(events[0]["event"], "run_started");
+    assert_eq!(events.last().unwrap()["event"], "run_finished");
+    let count = |name: &str| events.iter().filter(|event| event["event"] == name).count() as u64;
+    assert_eq!(Some(count("task_started")), events[0]["tasks"].as_u64());
+    assert_eq!(count("task_started"), count("task_completed"));
+}
+
+#[test]
+fn quiet_is_quiet() {
+    let bench = finished();
+    assert_snapshot!(bench.says(&format!("{} --resume --events quiet", small("run"))), @r"
+    exit: 10
+    ----- stdout -----
+    FAIL run/evidence_pack
+    ");
+}
+
+#[test]
+fn resuming_a_finished_run_does_nothing() {
+    let bench = finished();
+    let before = files(&bench.path("run/reports"));
+    assert_snapshot!(bench.says(&format!("{} --resume", small("run"))), @r"
+    exit: 15
+    ----- stderr -----
+    error: failed to use the run directory run: another packhost is running in it
+    ");
+    assert_eq!(files(&bench.path("run/reports")), before);
+}
+
+#[test]
+fn what_a_run_began_with_cannot_change() {
+    let bench = finished();
+    assert_snapshot!(bench.says(&format!("{} --resume --seed 7", small("run"))), @r#"
+    exit: 2
+    ----- stderr -----
+    error: failed to resume: `runs` was {"calibration":2,"clean":2,"error":1,"seed":42,"stress":1} when the run began and is {"calibration":2,"clean":2,"error":1,"seed":7,"stress":1} now; use the same settings or start a new run
+    "#);
+    assert_snapshot!(bench.says(&small("run")), @r"
+    exit: 15
+    ----- stderr -----
+    error: failed to start a run in run: it exists; choose another folder, or go on with --resume
+    ");
+    assert_snapshot!(bench.says(&format!("{} --resume", small("other"))), @r"
+    exit: 3
+    ----- stderr -----
+    error: failed to resume a run in other: there is none; start one without --resume
+    ");
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes_for_any_number_of_threads_and_workers() {
+    let bench = Bench::new();
+    source(&bench);
+    for (out, threads, workers) in [("one", 1, 1), ("two", 2, 2)] {
+        let line =
+            format!("run {SUITE} {SMALL} --threads {threads} --workers {workers} --out {out}");
+        let output = bench.line(&line).output().unwrap();
+        assert_eq!(output.status.code(), Some(10), "{}", bench.render(&output));
+        assert_eq!(
+            differences(&bench.path(out), &finished().path("run")),
+            Vec::<String>::new(),
+            "{out}"
+        );
+    }
+}
+
+#[test]
+fn another_seed_draws_other_windows() {
+    let bench = Bench::new();
+    source(&bench);
+    let line = format!("{} --seed 7", small("run"));
+    let output = bench.line(&line).output().unwrap();
+    assert_eq!(output.status.code(), Some(10), "{}", bench.render(&output));
+    assert!(!differences(&bench.path("run"), &finished().path("run")).is_empty());
+}
+
+/// A manifest in which heavy pruning must pass.
+fn impossible(bench: &Bench) {
+    let mut manifest = json(&crate::support::repository().join("scenarios/demo/scenarios.json"));
+    let scenarios = manifest["scenarios"].as_array_mut().unwrap();
+    let clean = scenarios
+        .iter()
+        .find(|scenario| scenario["id"] == "prune_clean")
+        .unwrap()
+        .clone();
+    *scenarios = vec![clean];
+    scenarios[0]["id"] = "prune_half".into();
+    scenarios[0]["generation"] = serde_json::json!({"kind": "edit", "edit_spec": "magnitude_prune:0.5:ffn", "version": "clean"});
+    bench.write("scenarios.json", manifest.to_string());
+}
+
+#[test]
+fn a_verdict_of_fail() {
+    let bench = Bench::new();
+    source(&bench);
+    impossible(&bench);
+    let line = format!(
+        "run {SUITE} --scenarios scenarios.json --preview 40 --final 40 --calibration-runs 1 --clean-runs 1 --profile dev --workers 1"
+    );
+    assert_snapshot!(bench.says(&format!("{line} --out run")), @r"
+    exit: 10
+    ----- stdout -----
+    FAIL run/evidence_pack
+    ----- stderr -----
+    running suite demo in run: 8 tasks
+    [time] s  packhost/demo: opened, 1443456 parameters
+    [time] s  calibration run 1, seed 42: drift 0.9895
+    [time] s  preset derived from 1 calibration runs
+    [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
+    [time] s  verdict FAIL (clean_all_pass)
+    [time] s  sealed 25 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
+    verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s
+    ");
+    assert!(bench.path("run/evidence_pack/manifest.json").is_file());
+    assert_snapshot!(bench.says(&format!("{line} --require-pass --out strict")), @r"
+    exit: 11
+    ----- stderr -----
+    running suite demo in strict: 8 tasks
+    [time] s  packhost/demo: opened, 1443456 parameters
+    [time] s  calibration run 1, seed 42: drift 0.9895
+    [time] s  preset derived from 1 calibration runs
+    [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
+    [time] s  verdict FAIL (clean_all_pass)
+    [time] s  FAILED run_PACK_008_77b1: [verdict.not_pass] the verdict is FAIL and PASS is required; nothing was sealed
+    verdict none: 7 tasks done, 1 failed, 0 blocked in [time] s
+    error: failed to finish the run: tasks failed: 1, could not run: 0; the first said: [verdict.not_pass] the verdict is FAIL and PASS is required; nothing was sealed; logs are in strict/logs/tasks; repair the cause and use --resume
+    ");
+    assert!(!bench.path("strict/evidence_pack").exists());
+}
+
+#[test]
+fn calibration_and_the_rest_in_two_steps() {
+    let bench = Bench::new();
+    source(&bench);
+    assert_snapshot!(bench.says(&format!("{} --calibrate-only", small("run"))), @r"
+    exit: 0
+    ----- stdout -----
+    calibrated run
+    ----- stderr -----
+    running suite demo in run: 16 tasks
+    [time] s  packhost/demo: opened, 1443456 parameters
+    [time] s  calibration run 1, seed 42: drift 1.0113
+    [time] s  calibration run 2, seed 43: drift 0.9818
+    [time] s  preset derived from 2 calibration runs
+    verdict none: 4 tasks done, 0 failed, 0 blocked in [time] s
+    ");
+    assert!(!bench.path("run/evidence_pack").exists());
+    let output = bench
+        .line(&format!("{} --run-only", small("run")))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(10), "{}", bench.render(&output));
+    assert_eq!(
+        differences(&bench.path("run"), &finished().path("run")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_source_that_cannot_be_named_is_found_out_before_the_work() {
+    let bench = Bench::new();
+    assert_snapshot!(bench.says(&small("run")), @r"
+    exit: 4
+    ----- stderr -----
+    error: the source repository cannot be recorded: Git gives nothing (`git rev-parse HEAD` failed: fatal: not a git repository (or any of the parent directories): .git), and the marker file `[DIR]/GPU_RUN_SOURCE.txt` cannot be read (No such file or directory (os error 2)); run inside a Git checkout with a commit, or write that file with a line `source_commit=<40 hex digits>`
+    ");
+    assert!(!bench.path("run").exists());
+}
+
+#[test]
+fn a_scenario_without_its_plugin() {
+    let bench = Bench::new();
+    source(&bench);
+    for plugin in ["guards/invariants", "guards/primary-metric", "edits/fp8"] {
+        bench.plugin(plugin);
+    }
+    let line = small("run").replace("[REPO]/plugins", "plugins");
+    let said = bench.says(&line);
+    assert!(!said.starts_with("exit: 0"), "{said}");
+    assert_snapshot!(said, @r"
+    exit: 11
+    ----- stderr -----
+    running suite demo in run: 16 tasks
+    [time] s  packhost/demo: opened, 1443456 parameters
+    [time] s  calibration run 1, seed 42: drift 1.0113
+    [time] s  calibration run 2, seed 43: drift 0.9818
+    [time] s  preset derived from 2 calibration runs
+    [time] s  fp8_e5m2_clean                     run 1  ratio 1.0002       metric not acceptable, invariants pass
+    [time] s  fp8_e5m2_clean                     run 2  ratio 1.0007       metric not acceptable, invariants pass
+    [time] s  FAILED packhost__demo_CREATE_SUBJECT_009_8f23: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant
+               cannot run packhost__demo_EVALUATE_SUBJECT_010_9055: a task that it needs failed
+               cannot run packhost__demo_CLEANUP_SUBJECT_011_f813: a task that it needs failed
+               cannot run run_VERDICT_015_5340: a task that it needs failed
+               cannot run run_PACK_016_77b1: a task that it needs failed
+    [time] s  FAILED packhost__demo_CREATE_SUBJECT_012_158a: plugins: no injection plugin serves type `nan_injection`; served: none
+               cannot run packhost__demo_EVALUATE_SUBJECT_013_c9e0: a task that it needs failed
+               cannot run packhost__demo_CLEANUP_SUBJECT_014_07a2: a task that it needs failed
+    verdict none: 8 tasks done, 2 failed, 6 blocked in [time] s
+    error: failed to finish the run: tasks failed: 2, could not run: 6; the first said: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant; logs are in run/logs/tasks; repair the cause and use --resume
+    ");
+}
+
+#[test]
+fn the_journal_tells_of_each_task_once() {
+    let journal = fs::read_to_string(finished().path("run/state/journal.jsonl")).unwrap();
+    let completed = crate::interrupted::completions(&journal);
+    assert!(
+        completed.len() > 10 && completed.values().all(|&count| count == 1),
+        "{completed:?}"
+    );
+}
