@@ -24,6 +24,7 @@ fn unknown_type() {
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtm:8:32:ffn`: invalid, unknown_edit_type
+    hint: the type comes first: quant_rtn, fp8_quant, magnitude_prune or lowrank_svd, or one that an installed plugin serves, followed by JSON
     ");
 }
 
@@ -33,6 +34,7 @@ fn malformed_specifications() {
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtn`: invalid, invalid_quant_params
+    hint: write quant_rtn:BITS:GROUP_SIZE:SCOPE, such as quant_rtn:8:128:ffn; BITS is 1 to 16
     ");
     assert_snapshot!(edit("quant_rtn:8:32"), @r"
     exit: 17
@@ -43,16 +45,19 @@ fn malformed_specifications() {
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtn:eight:32:ffn`: invalid, invalid_quant_params
+    hint: write quant_rtn:BITS:GROUP_SIZE:SCOPE, such as quant_rtn:8:128:ffn; BITS is 1 to 16
     ");
     assert_snapshot!(edit(":8:32:ffn"), @r"
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `:8:32:ffn`: invalid, unknown_edit_type
+    hint: the type comes first: quant_rtn, fp8_quant, magnitude_prune or lowrank_svd, or one that an installed plugin serves, followed by JSON
     ");
     assert_snapshot!(edit("quant_rtn:{\"bits\":8"), @r#"
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtn:{"bits":8`: invalid, invalid_json_params
+    hint: after the type comes one JSON object: quant_rtn:{"bits":8,"group_size":128,"scope":"ffn"}
     "#);
 }
 
@@ -62,16 +67,19 @@ fn parameters_out_of_range() {
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtn:0:32:all`: invalid, invalid_quant_params
+    hint: write quant_rtn:BITS:GROUP_SIZE:SCOPE, such as quant_rtn:8:128:ffn; BITS is 1 to 16
     ");
     assert_snapshot!(edit("lowrank_svd:0:all"), @r"
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `lowrank_svd:0:all`: invalid, invalid_lowrank_rank
+    hint: write lowrank_svd:RANK:SCOPE, such as lowrank_svd:32:ffn; RANK is at least 1
     ");
     assert_snapshot!(edit("magnitude_prune:2:all"), @r"
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `magnitude_prune:2:all`: invalid, invalid_prune_sparsity
+    hint: write magnitude_prune:SPARSITY:SCOPE, such as magnitude_prune:0.1:ffn; SPARSITY is 0 to 1
     ");
     assert_snapshot!(edit("quant_rtn:{\"bits\":99,\"group_size\":32,\"scope\":\"all\"}"), @r"
     exit: 17
@@ -109,6 +117,7 @@ fn clean_form_without_tuned_parameters() {
     exit: 17
     ----- stderr -----
     error: failed to resolve edit `quant_rtn:clean:ffn`: missing, missing_tuned_edit_params_file
+    hint: the clean form takes its parameters from a file: name it with --tuned-edit-params, or write the parameters out
     ");
 }
 

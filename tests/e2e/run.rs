@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use insta::assert_snapshot;
 use serde_json::Value;
@@ -61,6 +61,13 @@ fn finished() -> &'static Bench {
         assert_eq!(output.status.code(), Some(10), "{}", bench.render(&output));
         bench
     })
+}
+
+/// The finished small run for one test alone: two processes that resume it at once would see each other.
+fn finished_alone() -> (&'static Bench, MutexGuard<'static, ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    (finished(), turn)
 }
 
 /// What a run must reproduce byte for byte: measurement tables, presets, and the verdict less its times.
@@ -203,7 +210,7 @@ fn events() {
 
 #[test]
 fn quiet_is_quiet() {
-    let bench = finished();
+    let (bench, _turn) = finished_alone();
     assert_snapshot!(bench.says(&format!("{} --resume --events quiet", small("run"))), @r"
     exit: 10
     ----- stdout -----
@@ -213,19 +220,22 @@ fn quiet_is_quiet() {
 
 #[test]
 fn resuming_a_finished_run_does_nothing() {
-    let bench = finished();
+    let (bench, _turn) = finished_alone();
     let before = files(&bench.path("run/reports"));
     assert_snapshot!(bench.says(&format!("{} --resume", small("run"))), @r"
-    exit: 15
+    exit: 10
+    ----- stdout -----
+    FAIL run/evidence_pack
     ----- stderr -----
-    error: failed to use the run directory run: another packhost is running in it
+    resuming suite demo in run: 16 of 16 tasks are done
+    verdict FAIL: 16 tasks done, 0 failed, 0 blocked in [time] s
     ");
     assert_eq!(files(&bench.path("run/reports")), before);
 }
 
 #[test]
 fn what_a_run_began_with_cannot_change() {
-    let bench = finished();
+    let (bench, _turn) = finished_alone();
     assert_snapshot!(bench.says(&format!("{} --resume --seed 7", small("run"))), @r#"
     exit: 2
     ----- stderr -----
