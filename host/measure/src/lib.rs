@@ -10,12 +10,16 @@ pub mod canonical;
 pub mod dataset;
 mod error;
 pub mod measure;
+mod predictions;
 pub mod preset;
 pub mod report;
 pub mod structure;
 pub mod table;
+mod tensors;
 pub mod tiers;
+mod wanted;
 pub mod windows;
 
 pub use error::{Error, Result};
-pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure, needs_predictions};
+pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure};
+pub use predictions::needs_predictions;

@@ -165,6 +165,7 @@ fn windows_losses_and_divergence() {
     let changed: BTreeSet<String> = overlay.changed().keys().cloned().collect();
     let subject = |reference, hidden| {
         let baseline = Baseline {
+            weights: &*base,
             table: &baseline.table,
             changed: &changed,
             reference,

@@ -105,6 +105,7 @@ pub fn compare(
     let of_subject = Tokenizer::open(&request.subject)?;
     let input = SubjectInput {
         weights: &*subject,
+        base: &*baseline,
         identity: identity(&subject, &of_subject, request),
         edit: EditIdentity {
             name: if changed.is_empty() { "noop" } else { "custom" }.into(),

@@ -45,6 +45,8 @@ pub struct MeasuredBaseline {
 /// A subject to evaluate.
 pub struct SubjectInput<'a> {
     pub weights: &'a dyn Weights,
+    /// The baseline's weights.
+    pub base: &'a dyn Weights,
     pub identity: ModelIdentity,
     pub edit: EditIdentity,
     /// Names of the tensors that differ from the baseline.
@@ -169,6 +171,7 @@ impl Evaluator<'_> {
         requests: &[Request],
     ) -> Result<Measured> {
         let known = Baseline {
+            weights: subject.base,
             table: &baseline.table,
             changed: &subject.changed,
             reference: baseline.reference.as_ref(),

@@ -302,6 +302,7 @@ impl Work<'_> {
         let evaluation = self.with_baseline(model, seed, |baseline| {
             let input = SubjectInput {
                 weights: &subject.overlay,
+                base: &**subject.overlay.base(),
                 identity: model.identity(&scenario.id, seed)?,
                 edit: edit_identity(scenario, &subject),
                 changed: subject

@@ -1,0 +1,106 @@
+//! The union of what all guards ask for. Unknown quantities, scopes and parameters are refused here, before anything is
+//! computed.
+
+use crate::measure::{MeasureRequest, Request};
+use crate::predictions::{OF_DIVERGENCE, OF_WINDOWS};
+use crate::structure::{self, select_tensors};
+use crate::tensors::OF_TENSORS;
+use crate::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The union of all requests.
+#[derive(Default)]
+pub(crate) struct Wanted<'a> {
+    /// Whether anything needs the forward pass.
+    pub(crate) predictions: bool,
+    /// (scope, quantity) of windows and divergence.
+    pub(crate) of_arms: BTreeSet<(&'a str, &'a str)>,
+    /// Quantities of the model or of embeddings.
+    pub(crate) of_model: BTreeSet<&'a str>,
+    /// Per tensor the quantities asked for.
+    pub(crate) of_tensors: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Probes per tensor.
+    pub(crate) probes: BTreeMap<&'a str, Vec<&'a Request>>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Sorts out what is asked for.
+    ///
+    /// # Errors
+    /// A guard asks for what this host does not measure, or of what it cannot be measured.
+    pub(crate) fn new(request: &MeasureRequest<'a>) -> Result<Self> {
+        let mut wanted = Self::default();
+        for wish in request.requests {
+            wanted.add(request, wish)?;
+        }
+        Ok(wanted)
+    }
+
+    fn add(&mut self, request: &MeasureRequest<'a>, wish: &'a Request) -> Result<()> {
+        let (quantity, scope) = (wish.quantity.as_str(), wish.scope.as_str());
+        let scoped = |scopes: &[&str]| {
+            if scopes.contains(&scope) {
+                return Ok(());
+            }
+            Err(wish.refuse(format!("whose scope must be {}", scopes.join(" or "))))
+        };
+        if OF_WINDOWS.contains(&quantity) {
+            scoped(&["preview", "final"])?;
+            self.of_arms.insert((scope, quantity));
+            self.predictions = true;
+        } else if OF_DIVERGENCE.contains(&quantity) {
+            scoped(&["final", "model"])?;
+            self.of_arms.insert((scope, quantity));
+            self.predictions = true;
+        } else if structure::OF_MODEL.contains(&quantity) {
+            scoped(&["model"])?;
+            self.of_model.insert(quantity);
+        } else if quantity == structure::VOCABULARY {
+            scoped(&["model", "*"])?;
+            self.of_model.insert(quantity);
+        } else if OF_TENSORS.contains(&quantity) {
+            for name in self.select(request, wish)? {
+                self.of_tensors.entry(name).or_default().insert(quantity);
+            }
+        } else if quantity.starts_with("probe.") {
+            let own = format!("probe.{}.", wish.guard);
+            if !quantity.starts_with(&own) || request.probe.is_none() {
+                return Err(wish.refuse(format!(
+                    "but only probes of its own, named `{own}NAME`, can be measured"
+                )));
+            }
+            for name in self.select(request, wish)? {
+                self.probes.entry(name).or_default().push(wish);
+            }
+        } else {
+            return Err(unknown(wish));
+        }
+        // Of the quantities above none has parameters.
+        if wish.has_params() {
+            return Err(wish.refuse(format!(
+                "which has no parameters, with `{}`; leave them out",
+                wish.params
+            )));
+        }
+        Ok(())
+    }
+
+    fn select(&self, request: &MeasureRequest<'a>, wish: &Request) -> Result<Vec<&'a str>> {
+        select_tensors(request.weights, &wish.scope).map_err(|reason| wish.refuse(reason))
+    }
+}
+
+fn unknown(wish: &Request) -> Error {
+    let known: Vec<&str> = [
+        &OF_WINDOWS[..],
+        &OF_DIVERGENCE,
+        &OF_TENSORS,
+        &structure::OF_MODEL,
+        &[structure::VOCABULARY],
+    ]
+    .concat();
+    wish.refuse(format!(
+        "which this host does not measure; it measures {}",
+        known.join(", ")
+    ))
+}
