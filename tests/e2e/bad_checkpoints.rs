@@ -145,12 +145,11 @@ fn a_damaged_subject_is_reported_not_refused() {
         config["intermediate_size"] = 385.into();
     });
     assert_snapshot!(bench.says("evaluate --baseline [REPO]/scenarios/demo/model --subject model --dataset [REPO]/scenarios/demo/eval.jsonl --preview 4 --final 4 --seq-len 32 --plugins [REPO]/plugins --out report"), @r"
-    exit: 0
+    exit: 18
     ----- stdout -----
-    perplexity: baseline none, subject none, ratio none [none, none]
-    divergence: KL mean none, same top token none
-    flags: metric false, invariants false, drift false
     report: report/evaluation.report.json
+    ----- stderr -----
+    error: the subject cannot be run: use the tensor `model.layers.0.mlp.gate_proj.weight`: the configuration asks for shape [385, 128], found [384, 128]; the report records a structural failure, so nothing was measured
     ");
 }
 
@@ -175,7 +174,7 @@ fn missing_tensor() {
 fn missing_files() {
     let bench = Bench::new();
     assert_snapshot!(edit(&bench), @r"
-    exit: 4
+    exit: 3
     ----- stderr -----
     error: failed to open the checkpoint model: there is no such folder
     ");
@@ -203,7 +202,7 @@ fn configuration_that_is_no_json_or_lacks_a_field() {
     assert_snapshot!(edit(&bench), @r"
     exit: 4
     ----- stderr -----
-    error: failed to read model/config.json: `` is not JSON: EOF while parsing a value at line 1 column 19
+    error: failed to read model/config.json: it is not JSON: EOF while parsing a value at line 1 column 19
     ");
     bench.demo("model");
     change_json(&config, |config| {

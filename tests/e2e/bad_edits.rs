@@ -75,6 +75,17 @@ fn parameters_out_of_range() {
     error: failed to resolve edit `lowrank_svd:0:all`: invalid, invalid_lowrank_rank
     hint: write lowrank_svd:RANK:SCOPE, such as lowrank_svd:32:ffn; RANK is at least 1
     ");
+    assert_snapshot!(edit("fp8_quant:e6m1:ffn"), @r"
+    exit: 17
+    ----- stderr -----
+    error: failed to resolve edit `fp8_quant:e6m1:ffn`: invalid, invalid_fp_format
+    hint: write fp8_quant:FORMAT:SCOPE, such as fp8_quant:e5m2:ffn; FORMAT is e4m3 or e5m2 (also with fn or fnuz), or f16
+    ");
+    assert_snapshot!(edit("fp8_quant:{\"format\":\"e6m1\",\"scope\":\"ffn\"}"), @r"
+    exit: 17
+    ----- stderr -----
+    error: fp8: plan: invalid parameters: `format`: unknown variant `e6m1`, expected one of `e4m3`, `e4m3fn`, `e4m3fnuz`, `e5m2`, `e5m2fn`, `e5m2fnuz`, `f16` at line 1 column 16
+    ");
     assert_snapshot!(edit("magnitude_prune:2:all"), @r"
     exit: 17
     ----- stderr -----
@@ -130,7 +141,8 @@ fn output_that_exists() {
     assert_snapshot!(bench.says(line), @r"
     exit: 15
     ----- stderr -----
-    error: failed to write the checkpoint out: it exists already; choose another folder or ask to replace it
+    error: failed to write the checkpoint out: it exists already
+    hint: choose another folder, or have this one replaced with --replace
     ");
     assert_eq!(
         fs::read(bench.path("out/precious.txt")).unwrap(),

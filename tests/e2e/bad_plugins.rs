@@ -199,17 +199,18 @@ fn a_fault_that_changes_nothing() {
     assert_snapshot!(said, @r"
     exit: 11
     ----- stderr -----
-    running suite demo in run: 8 tasks
+    running suite demo in run: 9 tasks
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 1.0113
     [time] s  preset derived from 1 calibration runs
-    [time] s  FAILED packhost__demo_CREATE_SUBJECT_004_7378: apply scenario `nan_injection`: it changed no tensor, so nothing would be tested
-               cannot run packhost__demo_EVALUATE_SUBJECT_005_1986: a task that it needs failed
-               cannot run packhost__demo_CLEANUP_SUBJECT_006_cf3a: a task that it needs failed
-               cannot run run_VERDICT_007_5340: a task that it needs failed
-               cannot run run_PACK_008_77b1: a task that it needs failed
-    verdict none: 3 tasks done, 1 failed, 4 blocked in [time] s
-    error: failed to finish the run: tasks failed: 1, could not run: 4; the first said: apply scenario `nan_injection`: it changed no tensor, so nothing would be tested; logs are in run/logs/tasks; repair the cause and use --resume
+    [time] s  FAILED packhost__demo_CREATE_SUBJECT_005_7378: failed to apply scenario `nan_injection`: it changed no tensor, so nothing would be tested
+               cannot run packhost__demo_EVALUATE_SUBJECT_006_1986: a task that it needs failed
+               cannot run packhost__demo_CLEANUP_SUBJECT_007_cf3a: a task that it needs failed
+               cannot run run_VERDICT_008_5340: a task that it needs failed
+               cannot run run_PACK_009_77b1: a task that it needs failed
+    verdict none: 4 tasks done, 1 failed, 4 blocked in [time] s
+    error: tasks failed: 1, could not run because of that: 4; the first: failed to apply scenario `nan_injection`: it changed no tensor, so nothing would be tested; logs are in run/logs/tasks
+    hint: repair the cause and go on with --resume
     ");
 }
 
@@ -220,21 +221,22 @@ fn absent_plugins() {
     assert_snapshot!(edit(&bench, ""), @r"
     exit: 3
     ----- stderr -----
-    error: plugins: No such file or directory (os error 2)
+    error: plugins: there is no such folder; plugins (edits, faults, guards) are looked for in it
+    hint: name the folder with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones into `plugins`
     ");
     fs::create_dir(bench.path("plugins")).unwrap();
     assert_snapshot!(edit(&bench, ""), @r"
     exit: 13
     ----- stderr -----
     error: plugins: no edit plugin serves type `quant_rtn`; served: none
-    hint: give its folder with `--plugins`
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
     bench.plugin("edits/fp8");
     assert_snapshot!(edit(&bench, ""), @r"
     exit: 13
     ----- stderr -----
     error: plugins: no edit plugin serves type `quant_rtn`; served: fp8_quant
-    hint: give its folder with `--plugins`
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
 }
 
@@ -315,7 +317,8 @@ fn locks() {
     assert_snapshot!(edit(&bench, "--locked"), @r"
     exit: 3
     ----- stderr -----
-    error: plugins/plugins.lock: No such file or directory (os error 2)
+    error: plugins/plugins.lock: there is no such file; it pins the version and the bytes of each plugin, and `--locked` compares them
+    hint: write one from the installed plugins with `packhost plugin lock`, or leave out `--locked`
     ");
 
     assert_snapshot!(bench.says("plugin lock --plugins plugins"), @r"

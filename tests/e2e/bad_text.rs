@@ -56,7 +56,7 @@ fn too_few_windows() {
     assert_snapshot!(evaluate(&bench, "--dataset text.jsonl --preview 4 --final 4"), @r"
     exit: 16
     ----- stderr -----
-    error: too few windows: 4 preview and 4 final were asked for, but of 3 texts only 3 can be used (0 are shorter than two tokens, 0 repeat another); ask for fewer windows or give more text
+    error: too few windows: 4 preview and 4 final were asked for, but of 3 texts only 2 can be used (0 are shorter than two tokens, 1 repeat another); ask for fewer windows or give more text
     ");
     assert_snapshot!(evaluate(&bench, "--dataset text.jsonl --preview 0 --final 0"), @r"
     exit: 17

@@ -124,12 +124,12 @@ fn exit_codes() {
        0  Done; for `run`, the verdict is PASS.
        1  A defect in packhost itself. Please report it.
        2  The command line, the configuration or the environment is wrong.
-       3  A file or folder that was named is not there.
-       4  An input is malformed: checkpoint, manifest, data set, configuration of a model.
+       3  A file or folder that was named, by an option or a setting, is not there.
+       4  An input is there but malformed: checkpoint, manifest, data set, configuration of a model.
        5  A signature or key is absent, malformed, wrong or not trusted.
        6  Bytes are not the ones that a digest promised.
        7  A report in a pack does not hold.
-      10  The run ended and its verdict is FAIL.
+      10  The run ended and its verdict is FAIL; with `--require-pass` nothing was sealed.
       11  Tasks failed; the rest is done and `--resume` goes on from there.
       12  The run does not fit this machine.
       13  A plugin is absent, is not what it says, or was built for another interface.
@@ -137,6 +137,7 @@ fn exit_codes() {
       15  The output exists, cannot be written or the disk is full.
       16  The data set is empty or has too few windows or tokens.
       17  A parameter of an edit, a fault or a guard is wrong.
+      18  The subject of `evaluate` cannot be run; the report, a structural failure, was written.
      130  Interrupted by a signal; the run can be resumed.
     ");
 }
@@ -237,7 +238,7 @@ fn plan() {
     assert_snapshot!(bench.says(PLAN), @r"
     exit: 0
     ----- stdout -----
-    suite demo: 14 tasks
+    suite demo: 16 tasks
 
          3  CALIBRATION_RUN
          2  CLEANUP_SUBJECT
@@ -246,6 +247,7 @@ fn plan() {
          1  GENERATE_PRESET
          1  PACK
          1  SETUP_BASELINE
+         2  SETUP_EVALUATE_BASELINE_REPORT
          1  VERDICT
 
     model                                weights   subject  activations  peak of one worker
@@ -264,7 +266,7 @@ fn wrong_suites_and_scenarios() {
     let bench = Bench::new();
     let suites = "--suites-file [REPO]/scenarios/suites.json --plugins [REPO]/plugins";
     assert_snapshot!(bench.says("plan --suite demo"), @r"
-    exit: 4
+    exit: 3
     ----- stderr -----
     error: failed to read the suite file scenarios/suites.json: No such file or directory (os error 2)
     ");
@@ -306,7 +308,8 @@ fn a_run_that_fits_no_memory() {
     assert_snapshot!(bench.render(&output), @r"
     exit: 12
     ----- stderr -----
-    error: failed to fit the run into memory: 157027584 bytes are needed and 1000000 are there
+    error: failed to fit the run into memory: 157.0 MB are needed and 1.0 MB are there
+    hint: use fewer or shorter windows (--preview, --final, --seq-len) or fewer calibration runs, or free memory; what a run may use is the setting `memory` (PACKHOST_MEMORY), and `packhost plan` shows what it needs
     ");
     assert!(!bench.path("run").exists());
 }
@@ -380,7 +383,8 @@ fn layers() {
     assert_snapshot!(complaint("plugin list", None), @r"
     exit: 3
     ----- stderr -----
-    error: plugins: No such file or directory (os error 2)
+    error: plugins: there is no such folder; plugins (edits, faults, guards) are looked for in it
+    hint: name the folder with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones into `plugins`
     ");
     bench.write("packhost.toml", "plugins = \"from-file\"\n");
     assert!(complaint("plugin list", None).contains("from-file"));
@@ -388,4 +392,16 @@ fn layers() {
     assert!(
         complaint("plugin list --plugins from-flag", Some("from-variable")).contains("from-flag")
     );
+}
+
+#[test]
+fn a_lock_that_is_absent() {
+    let bench = Bench::new();
+    bench.plugin("edits/fp8");
+    assert_snapshot!(bench.says("plugin list --plugins plugins --locked"), @r"
+    exit: 3
+    ----- stderr -----
+    error: plugins/plugins.lock: there is no such file; it pins the version and the bytes of each plugin, and `--locked` compares them
+    hint: write one from the installed plugins with `packhost plugin lock`, or leave out `--locked`
+    ");
 }

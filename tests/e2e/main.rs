@@ -15,6 +15,7 @@ mod edit;
 #[path = "../../host/plugin/tests/all/guest.rs"]
 mod guest;
 mod interrupted;
+mod memory;
 mod packs;
 mod run;
 mod support;

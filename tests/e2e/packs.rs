@@ -210,7 +210,7 @@ fn keys_that_cannot_sign() {
     assert_snapshot!(bench.says(&format!("{run} --signing-key absent.pem")), @r"
     exit: 5
     ----- stderr -----
-    error: signing key `absent.pem` cannot be used: it cannot be read: No such file or directory (os error 2)
+    error: signing key `absent.pem` cannot be used: it cannot be read: there is no such file
     ");
     bench.write(
         "garbage.pem",
@@ -247,9 +247,9 @@ fn building_by_hand() {
         "pack build pack --final-verdict {inputs}/absent.json --report {inputs}/m/evaluation.report.json"
     );
     assert_snapshot!(bench.says(&line), @r"
-    exit: 4
+    exit: 3
     ----- stderr -----
-    error: [input.json] `[REPO]/tests/vectors/evidence-pack/inputs/absent.json` cannot be read: No such file or directory (os error 2)
+    error: [input.json] `[REPO]/tests/vectors/evidence-pack/inputs/absent.json` cannot be read: there is no such file
     ");
     assert!(!bench.path("pack").exists());
 }

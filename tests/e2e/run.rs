@@ -79,7 +79,9 @@ pub fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect();
     for (name, bytes) in files(run) {
         if name.starts_with("evidence_pack/")
-            || !(name.ends_with("/evaluation.report.json") || name == "reports/final_verdict.json")
+            || !(name.ends_with("/evaluation.report.json")
+                || name.ends_with("/baseline_report.json")
+                || name == "reports/final_verdict.json")
         {
             continue;
         }
@@ -137,7 +139,7 @@ fn a_run_that_passes() {
     ----- stdout -----
     PASS run/evidence_pack
     ----- stderr -----
-    running suite demo in run: 14 tasks
+    running suite demo in run: 15 tasks
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 1.0023
     [time] s  preset derived from 1 calibration runs
@@ -145,8 +147,8 @@ fn a_run_that_passes() {
     [time] s  prune_50pct_stress                 run 1  ratio 2.0697       metric not acceptable, invariants pass
     [time] s  nan_injection                      run 1  no ratio           metric not acceptable, invariants fail
     [time] s  verdict PASS
-    [time] s  sealed 35 files in run/evidence_pack, signed by sha256:[digest]
-    verdict PASS: 14 tasks done, 0 failed, 0 blocked in [time] s
+    [time] s  sealed 36 files in run/evidence_pack, signed by sha256:[digest]
+    verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s
     ");
     assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
     exit: 0
@@ -227,8 +229,8 @@ fn resuming_a_finished_run_does_nothing() {
     ----- stdout -----
     FAIL run/evidence_pack
     ----- stderr -----
-    resuming suite demo in run: 16 of 16 tasks are done
-    verdict FAIL: 16 tasks done, 0 failed, 0 blocked in [time] s
+    resuming suite demo in run: 18 of 18 tasks are done
+    verdict FAIL: 18 tasks done, 0 failed, 0 blocked in [time] s
     ");
     assert_eq!(files(&bench.path("run/reports")), before);
 }
@@ -236,11 +238,11 @@ fn resuming_a_finished_run_does_nothing() {
 #[test]
 fn what_a_run_began_with_cannot_change() {
     let (bench, _turn) = finished_alone();
-    assert_snapshot!(bench.says(&format!("{} --resume --seed 7", small("run"))), @r#"
+    assert_snapshot!(bench.says(&format!("{} --resume --seed 7", small("run"))), @r"
     exit: 2
     ----- stderr -----
-    error: failed to resume: `runs` was {"calibration":2,"clean":2,"error":1,"seed":42,"stress":1} when the run began and is {"calibration":2,"clean":2,"error":1,"seed":7,"stress":1} now; use the same settings or start a new run
-    "#);
+    error: failed to resume: `seed` was 42 when the run began and is 7 now; use the same settings or start a new run
+    ");
     assert_snapshot!(bench.says(&small("run")), @r"
     exit: 15
     ----- stderr -----
@@ -308,28 +310,30 @@ fn a_verdict_of_fail() {
     ----- stdout -----
     FAIL run/evidence_pack
     ----- stderr -----
-    running suite demo in run: 8 tasks
+    running suite demo in run: 9 tasks
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 0.9895
     [time] s  preset derived from 1 calibration runs
     [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
     [time] s  verdict FAIL (clean_all_pass)
-    [time] s  sealed 25 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
-    verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s
+    [time] s  sealed 26 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
+    verdict FAIL: 9 tasks done, 0 failed, 0 blocked in [time] s
     ");
     assert!(bench.path("run/evidence_pack/manifest.json").is_file());
     assert_snapshot!(bench.says(&format!("{line} --require-pass --out strict")), @r"
-    exit: 11
+    exit: 10
+    ----- stdout -----
+    FAIL
     ----- stderr -----
-    running suite demo in strict: 8 tasks
+    running suite demo in strict: 9 tasks
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 0.9895
     [time] s  preset derived from 1 calibration runs
     [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
     [time] s  verdict FAIL (clean_all_pass)
-    [time] s  FAILED run_PACK_008_77b1: [verdict.not_pass] the verdict is FAIL and PASS is required; nothing was sealed
-    verdict none: 7 tasks done, 1 failed, 0 blocked in [time] s
-    error: failed to finish the run: tasks failed: 1, could not run: 0; the first said: [verdict.not_pass] the verdict is FAIL and PASS is required; nothing was sealed; logs are in strict/logs/tasks; repair the cause and use --resume
+    verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s
+    error: the verdict is FAIL and a PASS is required (--require-pass), so nothing was sealed; strict/reports/final_verdict.json says what failed
+    hint: to seal the evidence all the same, go on with --resume and without --require-pass
     ");
     assert!(!bench.path("strict/evidence_pack").exists());
 }
@@ -343,7 +347,7 @@ fn calibration_and_the_rest_in_two_steps() {
     ----- stdout -----
     calibrated run
     ----- stderr -----
-    running suite demo in run: 16 tasks
+    running suite demo in run: 18 tasks
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 1.0113
     [time] s  calibration run 2, seed 43: drift 0.9818
@@ -374,36 +378,97 @@ fn a_source_that_cannot_be_named_is_found_out_before_the_work() {
 }
 
 #[test]
-fn a_scenario_without_its_plugin() {
+fn a_scenario_that_cannot_be_made_is_found_out_before_the_work() {
     let bench = Bench::new();
     source(&bench);
     for plugin in ["guards/invariants", "guards/primary-metric", "edits/fp8"] {
         bench.plugin(plugin);
     }
-    let line = small("run").replace("[REPO]/plugins", "plugins");
-    let said = bench.says(&line);
-    assert!(!said.starts_with("exit: 0"), "{said}");
-    assert_snapshot!(said, @r"
-    exit: 11
+    let run = small("run").replace("[REPO]/plugins", "plugins");
+    assert_snapshot!(bench.says(&run), @r"
+    exit: 13
     ----- stderr -----
-    running suite demo in run: 16 tasks
-    [time] s  packhost/demo: opened, 1443456 parameters
-    [time] s  calibration run 1, seed 42: drift 1.0113
-    [time] s  calibration run 2, seed 43: drift 0.9818
-    [time] s  preset derived from 2 calibration runs
-    [time] s  fp8_e5m2_clean                     run 1  ratio 1.0002       metric not acceptable, invariants pass
-    [time] s  fp8_e5m2_clean                     run 2  ratio 1.0007       metric not acceptable, invariants pass
-    [time] s  FAILED packhost__demo_CREATE_SUBJECT_009_8f23: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant
-               cannot run packhost__demo_EVALUATE_SUBJECT_010_9055: a task that it needs failed
-               cannot run packhost__demo_CLEANUP_SUBJECT_011_f813: a task that it needs failed
-               cannot run run_VERDICT_015_5340: a task that it needs failed
-               cannot run run_PACK_016_77b1: a task that it needs failed
-    [time] s  FAILED packhost__demo_CREATE_SUBJECT_012_158a: plugins: no injection plugin serves type `nan_injection`; served: none
-               cannot run packhost__demo_EVALUATE_SUBJECT_013_c9e0: a task that it needs failed
-               cannot run packhost__demo_CLEANUP_SUBJECT_014_07a2: a task that it needs failed
-    verdict none: 8 tasks done, 2 failed, 6 blocked in [time] s
-    error: failed to finish the run: tasks failed: 2, could not run: 6; the first said: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant; logs are in run/logs/tasks; repair the cause and use --resume
+    error: scenario `prune_50pct_stress` cannot be run: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones; --scenario-ids chooses the scenarios of a run
     ");
+    let plan = format!("plan {SUITE} --scenario-ids fp8_e5m2_clean,prune_50pct_stress")
+        .replace("[REPO]/plugins", "plugins");
+    assert_snapshot!(bench.says(&plan), @r"
+    exit: 13
+    ----- stderr -----
+    error: scenario `prune_50pct_stress` cannot be run: plugins: no edit plugin serves type `magnitude_prune`; served: fp8_quant
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones; --scenario-ids chooses the scenarios of a run
+    ");
+    let fault = run.replace("fp8_e5m2_clean,prune_50pct_stress,", "fp8_e5m2_clean,");
+    assert_snapshot!(bench.says(&fault), @r"
+    exit: 13
+    ----- stderr -----
+    error: scenario `nan_injection` cannot be run: plugins: no injection plugin serves type `nan_injection`; served: none
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones; --scenario-ids chooses the scenarios of a run
+    ");
+    // A scenario that is not evaluated needs no plugin.
+    let unused = bench.says(&format!("{plan} --stress-runs 0"));
+    assert!(unused.starts_with("exit: 0\n"), "{unused}");
+    // Neither does a specification without sense wait for its turn.
+    let mut manifest = json(&crate::support::repository().join("scenarios/demo/scenarios.json"));
+    for scenario in manifest["scenarios"].as_array_mut().unwrap() {
+        if scenario["id"] == "fp8_e5m2_clean" {
+            scenario["generation"]["edit_spec"] = "fp8_quant:e6m1:ffn".into();
+        }
+    }
+    bench.write("scenarios.json", manifest.to_string());
+    assert_snapshot!(bench.says(&format!("{run} --scenarios scenarios.json")), @"");
+    assert!(!bench.path("run").exists());
+}
+
+/// A detector that looks at movement sees the baseline's own report on the same windows.
+#[test]
+fn the_verdict_compares_with_the_baselines_own_report() {
+    let bench = Bench::new();
+    source(&bench);
+    let mut manifest = json(&crate::support::repository().join("scenarios/demo/scenarios.json"));
+    let scenarios = manifest["scenarios"].as_array_mut().unwrap();
+    scenarios.retain(|scenario| scenario["id"] == "prune_50pct_stress");
+    scenarios[0]["strictness"] = "must_detect".into();
+    scenarios[0]["requirements"] = serde_json::json!({
+        "detectors_any_of": [{"kind": "guard_signal_baseline_relative", "guard": "primary_metric"}]
+    });
+    bench.write("scenarios.json", manifest.to_string());
+    let run = |out: &str, windows: u32| {
+        let line = format!(
+            "run {SUITE} --scenarios scenarios.json --preview {windows} --final {windows} --calibration-runs 1 --stress-runs 2 \
+             --profile dev --events quiet --out {out}"
+        );
+        let output = bench.line(&line).output().unwrap();
+        assert!(
+            output
+                .status
+                .code()
+                .is_some_and(|code| code == 0 || code == 10),
+            "{}",
+            bench.render(&output)
+        );
+        // One seed is a calibration run's, the other is measured for its report.
+        for seed in [42, 43] {
+            let path = format!("packhost__demo/baseline_reports/seed_{seed}/baseline_report.json");
+            let report = json(&bench.path(out).join(&path));
+            assert_eq!(report["edit"]["name"], "noop", "{report}");
+            assert_eq!(report["primary_metric"]["ratio_vs_baseline"], 1.0);
+            let packed = format!(
+                "evidence_pack/metadata/packhost/baseline_reports/packhost__demo/seed_{seed}.json"
+            );
+            assert_eq!(json(&bench.path(out).join(packed)), report);
+            assert!(
+                bench
+                    .path(out)
+                    .join(format!("packhost__demo/tables/baseline/seed_{seed}.json"))
+                    .is_file()
+            );
+        }
+        let verdict = json(&bench.path(out).join("reports/final_verdict.json"));
+        verdict["verdict"].clone()
+    };
+    assert_eq!(run("full", 200), "PASS");
 }
 
 #[test]

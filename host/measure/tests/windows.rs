@@ -273,6 +273,18 @@ fn errors_name_counts() {
         error.contains("only 1 can be used (0 are shorter than two tokens, 19 repeat another)"),
         "{error}"
     );
+    // Reading in file order tolerates repeats, but they do not make windows when there are too few.
+    let plan = WindowPlan {
+        selection: Selection::FileOrder,
+        preview: 30,
+        final_: 30,
+        ..base()
+    };
+    let error = select(&texts, &bytes, &plan).unwrap_err().to_string();
+    assert!(
+        error.contains("only 1 can be used (0 are shorter than two tokens, 19 repeat another)"),
+        "{error}"
+    );
     let plan = WindowPlan {
         seq_len: 1,
         ..base()

@@ -60,10 +60,7 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Arc<Self>> {
         let config_path = dir.join(CONFIG_FILE);
         if !dir.is_dir() {
-            return Err(Error::Checkpoint {
-                path: dir.into(),
-                problem: "there is no such folder".into(),
-            });
+            return Err(Error::NoFolder { path: dir.into() });
         }
         if !config_path.exists() {
             let problem = format!("{CONFIG_FILE} is missing; is this the folder of a checkpoint?");
@@ -248,7 +245,7 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&bytes).map_err(|error| Error::Config {
         path: path.into(),
         field: String::new(),
-        problem: format!("is not JSON: {error}"),
+        problem: format!("it is not JSON: {error}"),
     })
 }
 

@@ -148,7 +148,7 @@ impl Config {
             return Err(Error::Config {
                 path: path.into(),
                 field: String::new(),
-                problem: format!("is {}, it should be an object", kind(json)),
+                problem: format!("it is {}, it should be an object", kind(json)),
             });
         };
         Reader {

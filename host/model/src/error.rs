@@ -22,6 +22,12 @@ pub enum Error {
         /// The system's own words.
         source: io::Error,
     },
+    /// There is no folder of this name.
+    #[error("open the checkpoint {}: there is no such folder", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder is no checkpoint.
     #[error("open the checkpoint {}: {problem}", path.display())]
     Checkpoint {
@@ -47,7 +53,7 @@ pub enum Error {
         problem: IndexProblem,
     },
     /// A field of `config.json` is not what it should be.
-    #[error("read {}: `{field}` {problem}", path.display())]
+    #[error("read {}: {}{problem}", path.display(), if field.is_empty() { String::new() } else { format!("`{field}` ") })]
     Config {
         /// The configuration file.
         path: PathBuf,
@@ -95,7 +101,7 @@ pub enum Error {
         problem: String,
     },
     /// The place to write to is taken.
-    #[error("write the checkpoint {}: it exists already; choose another folder or ask to replace it", path.display())]
+    #[error("write the checkpoint {}: it exists already", path.display())]
     Exists {
         /// The folder.
         path: PathBuf,

@@ -139,7 +139,7 @@ impl Built {
 ///
 /// # Errors
 /// In this order, each with all its faults: [`ExitClass::Usage`] for malformed options, an existing target, or a release review that cannot be; and
-/// [`ExitClass::Format`] for inputs that are not what they should be; [`ExitClass::Reports`] for reports that do not verify. An expected failure can therefore
+/// [`ExitClass::Missing`] for inputs that are not there or [`ExitClass::Format`] for ones that are not what they should be, by the first; [`ExitClass::Reports`] for reports that do not verify. An expected failure can therefore
 /// not be packed this way.
 pub fn build(request: &BuildRequest) -> Result<Built> {
     let materials = split_materials(&request.materials)?;
@@ -337,7 +337,7 @@ impl Inputs {
         }
         if !gather.failures.is_empty() {
             return Err(Error::Refused {
-                exit: ExitClass::Format,
+                exit: gather.exit.unwrap_or(ExitClass::Format),
                 failures: gather.failures,
             });
         }
@@ -365,10 +365,13 @@ const TAKEN: [&str; 6] = [
 struct Gather {
     files: Vec<Input>,
     failures: Vec<Failure>,
+    /// Class of the first fault.
+    exit: Option<ExitClass>,
 }
 
 impl Gather {
     fn fault(&mut self, check_id: &'static str, message: String) {
+        self.exit.get_or_insert(ExitClass::Format);
         self.failures.push(Failure {
             check_id,
             stage: 4,
@@ -392,7 +395,12 @@ impl Gather {
                 "input.json",
                 format!("`{}` is no JSON object", path.display()),
             ),
-            Err(fault) => self.fault("input.json", format!("`{}` {fault}", path.display())),
+            Err(fault) => {
+                if matches!(fault, reader::Fault::Absent) {
+                    self.exit.get_or_insert(ExitClass::Missing);
+                }
+                self.fault("input.json", format!("`{}` {fault}", path.display()));
+            }
         }
     }
 }

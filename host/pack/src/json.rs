@@ -31,6 +31,9 @@ pub struct Document {
 /// Why a text is not acceptable JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// There is no such file.
+    #[error("cannot be read: there is no such file")]
+    Absent,
     /// The file could not be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),
@@ -69,7 +72,10 @@ impl Document {
 
 /// Reads a file of at most `limit` bytes.
 pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
-    let unreadable = |error: std::io::Error| Fault::Unreadable(error.to_string());
+    let unreadable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Fault::Absent,
+        _ => Fault::Unreadable(error.to_string()),
+    };
     let file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1))

@@ -26,9 +26,9 @@ exit_codes! {
     Internal = 1;
     /// The command line, the configuration or the environment is wrong.
     Usage = 2;
-    /// A file or folder that was named is not there.
+    /// A file or folder that was named, by an option or a setting, is not there.
     Missing = 3;
-    /// An input is malformed: checkpoint, manifest, data set, configuration of a model.
+    /// An input is there but malformed: checkpoint, manifest, data set, configuration of a model.
     Format = 4;
     /// A signature or key is absent, malformed, wrong or not trusted.
     Signature = 5;
@@ -36,7 +36,7 @@ exit_codes! {
     Integrity = 6;
     /// A report in a pack does not hold.
     Report = 7;
-    /// The run ended and its verdict is FAIL.
+    /// The run ended and its verdict is FAIL; with `--require-pass` nothing was sealed.
     VerdictFail = 10;
     /// Tasks failed; the rest is done and `--resume` goes on from there.
     TasksFailed = 11;
@@ -52,6 +52,8 @@ exit_codes! {
     Data = 16;
     /// A parameter of an edit, a fault or a guard is wrong.
     Parameter = 17;
+    /// The subject of `evaluate` cannot be run; the report, a structural failure, was written.
+    SubjectBroken = 18;
     /// Interrupted by a signal; the run can be resumed.
     Interrupted = 130;
 }
@@ -83,23 +85,34 @@ impl Failure {
 impl Failure {
     /// The failure behind an error of the libraries: "failed to ..." and, where there is something to do, a hint.
     pub fn from_suite(error: SuiteError) -> Self {
-        let exit = Exit::of(&error);
-        let hint = match &error {
-            SuiteError::Plugin(error) => error.hint(),
-            SuiteError::EditSpec { reason, .. } => Some(edit_hint(reason)),
-            _ => None,
-        };
-        let mut message = match &error {
-            SuiteError::Interrupted
-            | SuiteError::Measure(_)
-            | SuiteError::Plugin(_)
-            | SuiteError::Pack(_) => error.to_string(),
-            _ => format!("failed to {error}"),
-        };
-        if let Some(hint) = hint {
+        let mut message = error.sentence();
+        if let Some(hint) = hint(&error) {
             message += &format!("\nhint: {hint}");
         }
-        Self { exit, message }
+        Self::new(Exit::of(&error), message)
+    }
+}
+
+/// What to do about an error, where its message does not say it.
+fn hint(error: &SuiteError) -> Option<String> {
+    match error {
+        SuiteError::Plugin(error) => error.hint(),
+        SuiteError::EditSpec { reason, .. } => Some(edit_hint(reason)),
+        SuiteError::Scenario { why, .. } => hint(why)
+            .map(|hint| format!("{hint}; --scenario-ids chooses the scenarios of a run")),
+        SuiteError::TasksFailed { first, .. } => Some(match hint(first) {
+            Some(hint) => format!("{hint}; then go on with --resume"),
+            None => "repair the cause and go on with --resume".into(),
+        }),
+        SuiteError::Infeasible { .. } => Some(
+            "use fewer or shorter windows (--preview, --final, --seq-len) or fewer calibration runs, or free memory; \
+             what a run may use is the setting `memory` (PACKHOST_MEMORY), and `packhost plan` shows what it needs"
+                .into(),
+        ),
+        SuiteError::Model(packhost_model::Error::Exists { .. }) => {
+            Some("choose another folder, or have this one replaced with --replace".into())
+        }
+        _ => None,
     }
 }
 
@@ -111,6 +124,9 @@ fn edit_hint(reason: &str) -> String {
         }
         "invalid_quant_params" => {
             "write quant_rtn:BITS:GROUP_SIZE:SCOPE, such as quant_rtn:8:128:ffn; BITS is 1 to 16"
+        }
+        "invalid_fp_format" => {
+            "write fp8_quant:FORMAT:SCOPE, such as fp8_quant:e5m2:ffn; FORMAT is e4m3 or e5m2 (also with fn or fnuz), or f16"
         }
         "invalid_prune_sparsity" => {
             "write magnitude_prune:SPARSITY:SCOPE, such as magnitude_prune:0.1:ffn; SPARSITY is 0 to 1"
@@ -167,6 +183,7 @@ impl Exit {
             SuiteError::Manifest { .. }
             | SuiteError::Suites { .. }
             | SuiteError::TunedParams { .. } => Self::Format,
+            SuiteError::Scenario { why, .. } => Self::of(why),
             SuiteError::Preset { .. } | SuiteError::Journal { .. } => Self::Format,
             SuiteError::UnknownSuite { .. }
             | SuiteError::UnknownScenario { .. }
@@ -206,6 +223,7 @@ impl Exit {
         use packhost_model::Error;
         match error {
             Error::Io { source, .. } => Self::of_io(source),
+            Error::NoFolder { .. } => Self::Missing,
             Error::Exists { .. } | Error::DiskFull { .. } | Error::Write { .. } => Self::Output,
             Error::Cancelled => Self::Interrupted,
             Error::Encode { .. } | Error::Score { .. } => Self::Data,
@@ -233,9 +251,13 @@ impl Exit {
     }
 
     fn of_plugin(error: &packhost_plugin::Error) -> Self {
-        use packhost_plugin::{CallErrorClass, Error};
+        use packhost_plugin::{CallErrorClass, Error, RegistryErrorKind};
         match error {
             Error::Io { source, .. } => Self::of_io(source),
+            Error::Registry(error) if matches!(error.kind, RegistryErrorKind::NoFolder) => {
+                Self::Missing
+            }
+            Error::Lock(error) if error.is_absent() => Self::Missing,
             Error::Registry(_) | Error::Lock(_) | Error::Load(_) => Self::PluginRefused,
             // A plugin that says no is right about the parameters until proven otherwise.
             Error::Call(error) if error.kind.class() == CallErrorClass::Declined => Self::Parameter,

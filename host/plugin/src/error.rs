@@ -57,6 +57,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Registry(error) => error.hint(),
+            Error::Lock(error) if error.is_absent() => Some(
+                "write one from the installed plugins with `packhost plugin lock`, or leave out `--locked`".into(),
+            ),
             Error::Lock(_) => Some(
                 "if the change is intended, write the lock file anew from the installed plugins; \
                  if not, restore the components that it pins"
@@ -83,6 +86,9 @@ pub struct RegistryError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryErrorKind {
+    /// The folder is not there.
+    #[error("there is no such folder; plugins (edits, faults, guards) are looked for in it")]
+    NoFolder,
     /// `plugin.toml` is not as it must be.
     #[error("{0}")]
     Manifest(String),
@@ -143,6 +149,9 @@ pub enum RegistryErrorKind {
 impl RegistryError {
     fn hint(&self) -> Option<String> {
         match &self.kind {
+            RegistryErrorKind::NoFolder => Some(
+                "name the folder with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones into `plugins`".into(),
+            ),
             RegistryErrorKind::NotBuilt { .. } => {
                 Some("build the first-party components with `cargo xtask components`, or copy the plugin's .wasm there".into())
             }
@@ -152,7 +161,9 @@ impl RegistryError {
             RegistryErrorKind::Duplicate { .. } | RegistryErrorKind::TypeTwice { .. } => {
                 Some("rename or remove one of the two".into())
             }
-            RegistryErrorKind::Unknown { .. } | RegistryErrorKind::UnknownType { .. } => Some("give its folder with `--plugins`".into()),
+            RegistryErrorKind::Unknown { .. } | RegistryErrorKind::UnknownType { .. } => Some(
+                "install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones".into(),
+            ),
             RegistryErrorKind::Kind { .. } => None,
         }
     }
@@ -168,6 +179,13 @@ pub struct LockError {
     pub problems: Vec<LockProblem>,
 }
 
+impl LockError {
+    /// Whether there is no lock file at all.
+    pub fn is_absent(&self) -> bool {
+        self.problems == [LockProblem::Absent]
+    }
+}
+
 fn messages(problems: &[LockProblem]) -> String {
     problems
         .iter()
@@ -180,6 +198,11 @@ fn messages(problems: &[LockProblem]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockProblem {
+    /// There is no lock file.
+    #[error(
+        "there is no such file; it pins the version and the bytes of each plugin, and `--locked` compares them"
+    )]
+    Absent,
     /// The file is not a lock file.
     #[error("{0}")]
     Format(String),

@@ -67,7 +67,16 @@ impl Lock {
             path: path.to_path_buf(),
             problems: vec![LockProblem::Format(message)],
         };
-        let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(LockError {
+                    path: path.to_path_buf(),
+                    problems: vec![LockProblem::Absent],
+                }
+                .into());
+            }
+            read => read.map_err(|source| Error::io(path, source))?,
+        };
         let file: File =
             toml::from_str(&text).map_err(|error| refuse(error.to_string().trim_end().into()))?;
         if file.format != FORMAT {

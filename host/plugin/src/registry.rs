@@ -135,6 +135,8 @@ impl Entry {
 /// The plugins below a folder, sorted by id.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
+    /// The folder that was searched, for messages.
+    dir: PathBuf,
     entries: BTreeMap<String, (PathBuf, Entry)>,
 }
 
@@ -143,12 +145,23 @@ impl Registry {
     /// followed.
     ///
     /// # Errors
-    /// When a manifest is wrong, a component is missing or an id is claimed twice: an error names the file. A folder
+    /// When there is no such folder, a manifest is wrong, a component is missing or an id is claimed twice: an error names the file. A folder
     /// without any plugin is no error.
     pub fn scan(dir: &Path) -> Result<Self> {
+        if !dir.exists() {
+            let kind = RegistryErrorKind::NoFolder;
+            return Err(RegistryError {
+                path: dir.into(),
+                kind,
+            }
+            .into());
+        }
         let mut manifests = Vec::new();
         walk(dir, MAX_DEPTH, &mut manifests)?;
-        let mut registry = Self::default();
+        let mut registry = Self {
+            dir: dir.into(),
+            entries: BTreeMap::new(),
+        };
         for path in manifests {
             registry.add(path)?;
         }
@@ -239,7 +252,7 @@ impl Registry {
                     known,
                 };
                 Err(RegistryError {
-                    path: "plugins".into(),
+                    path: self.dir.clone(),
                     kind,
                 }
                 .into())
@@ -278,7 +291,7 @@ impl Registry {
                     known,
                 };
                 Err(RegistryError {
-                    path: "plugins".into(),
+                    path: self.dir.clone(),
                     kind,
                 }
                 .into())

@@ -50,6 +50,13 @@ pub struct Compared {
     pub path: PathBuf,
 }
 
+impl Compared {
+    /// Why the subject cannot be run, if it cannot: then the report is one of structural failure.
+    pub fn structural_failure(&self) -> Option<&str> {
+        self.report["packhost"]["structural_failure"].as_str()
+    }
+}
+
 /// Compares; writes `evaluation.report.json`, `baseline.table.json` and `subject.table.json` into the output folder.
 ///
 /// # Errors

@@ -49,6 +49,9 @@ pub enum Error {
     },
     #[error("find a plugin for {what}; name the folder that holds it with --plugins")]
     PluginAbsent { what: String },
+    /// Found out before any work.
+    #[error("scenario `{scenario}` cannot be run: {}", why.sentence())]
+    Scenario { scenario: String, why: Box<Error> },
     #[error("apply edit `{edit}`: scope `{scope}` selects no tensor of this model")]
     NothingSelected { edit: String, scope: String },
     #[error("apply scenario `{scenario}`: it changed no tensor, so nothing would be tested")]
@@ -71,7 +74,10 @@ pub enum Error {
     Journal { path: PathBuf, message: String },
     #[error("use the preset {}: {message}", path.display())]
     Preset { path: PathBuf, message: String },
-    #[error("fit the run into memory: {needed} bytes are needed and {available} are there")]
+    #[error(
+        "fit the run into memory: {:.1} MB are needed and {:.1} MB are there",
+        *needed as f64 / 1e6, *available as f64 / 1e6
+    )]
     Infeasible { needed: u64, available: u64 },
     #[error(
         "get a verdict from guard `{guard}`: it asked for more {rounds} times and never decided"
@@ -87,7 +93,7 @@ pub enum Error {
     SelectionName { name: String },
     #[error("use a data set of kind `{kind}`; there are local_jsonl and text")]
     DatasetKind { kind: String },
-    #[error("finish the run: tasks failed: {failed}, could not run: {blocked}; the first said: {first}; logs are in {}; repair the cause and use --resume", log.display())]
+    #[error("tasks failed: {failed}, could not run because of that: {blocked}; the first: {}; logs are in {}", first.sentence(), log.display())]
     TasksFailed {
         failed: usize,
         blocked: usize,
@@ -126,6 +132,7 @@ impl Error {
             }
             Self::ModelAbsent { .. } | Self::ModelCollision { .. } | Self::Model(_) => "model",
             Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
+            Self::Scenario { why, .. } => why.class(),
             Self::EndlessRounds { .. } | Self::GuardAnswer { .. } => "guard",
             Self::BaselineFails { .. } => "baseline",
             Self::NothingSelected { .. } | Self::NothingChanged { .. } => "no_change",
@@ -137,6 +144,21 @@ impl Error {
             Self::Tensor(_) => "tensor",
             Self::Measure(_) => "measure",
             Self::Pack(_) => "pack",
+        }
+    }
+
+    /// The message as a sentence of its own: "failed to ..." where [`Display`](std::fmt::Display) fits after that.
+    pub fn sentence(&self) -> String {
+        let stands_alone = match self {
+            Self::Measure(packhost_measure::Error::Model(_)) => false,
+            Self::Interrupted | Self::Scenario { .. } | Self::TasksFailed { .. } => true,
+            Self::Measure(_) | Self::Plugin(_) | Self::Pack(_) => true,
+            _ => false,
+        };
+        if stands_alone {
+            self.to_string()
+        } else {
+            format!("failed to {self}")
         }
     }
 

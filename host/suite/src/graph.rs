@@ -6,7 +6,7 @@
 //! ```text
 //! SETUP_BASELINE
 //!  ├─ CALIBRATION_RUN x N ── GENERATE_PRESET ────────────────┐
-//!  ├─ BASELINE_REPORT (seeds that no calibration run has) ───┤
+//!  │                          BASELINE_REPORT(seed of run r) ─┤
 //!  ├─ CREATE_EDIT(e)  ───────────── evaluate_EDIT(e, run r) ─┴─ CLEANUP_EDIT(e)
 //!  └─ CREATE_ERROR(t) ───────────── evaluate_ERROR(t, run r) ── CLEANUP_ERROR(t)
 //! VERDICT (all models) ── PACK
@@ -30,7 +30,8 @@ pub enum TaskKind {
     CalibrationRun { run: u32, seed: u64 },
     /// Fit guard policies to the calibration runs.
     GeneratePreset,
-    /// The same measurement as a calibration run, for a seed that none has.
+    /// Judge the unedited model against itself on the windows of `seed`, which are measured here if no calibration run has
+    /// that seed.
     BaselineReport { seed: u64 },
     /// Make the subject of a scenario.
     Create { scenario: usize },
@@ -72,6 +73,22 @@ pub struct Counts {
     pub error_runs: u32,
     /// Seed of the first run; run r uses `seed + r - 1`.
     pub seed: u64,
+}
+
+impl Counts {
+    /// Runs of a scenario.
+    pub fn of(&self, scenario: &Scenario) -> u32 {
+        match scenario.category {
+            Category::Clean => self.clean_runs,
+            Category::Stress => self.stress_runs,
+            Category::ErrorInjection => self.error_runs,
+        }
+    }
+
+    /// Whether a calibration run draws its windows by `seed`.
+    pub fn calibrates(&self, seed: u64) -> bool {
+        (self.seed..self.seed + u64::from(self.calibration_runs)).contains(&seed)
+    }
 }
 
 /// All tasks of a run.
@@ -141,24 +158,28 @@ impl ModelGraph<'_> {
     fn generate(mut self, scenarios: &[Scenario]) -> Vec<TaskIndex> {
         let setup = self.push(TaskKind::SetupBaseline, vec![]);
         let seed = |run: u32| self.counts.seed + u64::from(run) - 1;
-        let most_runs = scenarios.iter().map(|s| self.runs(s)).max().unwrap_or(0);
-        let calibration_runs = self.counts.calibration_runs;
-        let kinds =
-            (1..=calibration_runs.max(most_runs)).map(|run| match run <= calibration_runs {
-                true => TaskKind::CalibrationRun {
-                    run,
-                    seed: seed(run),
-                },
-                false => TaskKind::BaselineReport { seed: seed(run) },
-            });
-        let kinds: Vec<_> = kinds.collect();
-        let baselines: Vec<_> = kinds
-            .into_iter()
-            .map(|kind| self.push(kind, vec![setup]))
-            .collect();
-        let calibration = baselines[..calibration_runs as usize].to_vec();
-        let preset =
-            (calibration_runs > 0).then(|| self.push(TaskKind::GeneratePreset, calibration));
+        let most_runs = scenarios
+            .iter()
+            .map(|s| self.counts.of(s))
+            .max()
+            .unwrap_or(0);
+        let mut calibration = Vec::new();
+        for run in 1..=self.counts.calibration_runs {
+            let kind = TaskKind::CalibrationRun {
+                run,
+                seed: seed(run),
+            };
+            calibration.push(self.push(kind, vec![setup]));
+        }
+        // The policies that judge: without a preset they are there from the beginning.
+        let policies = match calibration.is_empty() {
+            true => setup,
+            false => self.push(TaskKind::GeneratePreset, calibration),
+        };
+        let mut baselines = Vec::new();
+        for run in 1..=most_runs {
+            baselines.push(self.push(TaskKind::BaselineReport { seed: seed(run) }, vec![policies]));
+        }
         let in_order = [Category::Clean, Category::Stress, Category::ErrorInjection]
             .into_iter()
             .flat_map(|category| {
@@ -168,7 +189,7 @@ impl ModelGraph<'_> {
                     .filter(move |(_, s)| s.category == category)
             });
         in_order
-            .flat_map(|(index, scenario)| self.scenario(index, scenario, setup, preset, &baselines))
+            .flat_map(|(index, scenario)| self.scenario(index, scenario, setup, &baselines))
             .collect()
     }
 
@@ -177,10 +198,9 @@ impl ModelGraph<'_> {
         scenario: usize,
         description: &Scenario,
         setup: TaskIndex,
-        preset: Option<TaskIndex>,
         baselines: &[TaskIndex],
     ) -> Vec<TaskIndex> {
-        let runs = self.runs(description);
+        let runs = self.counts.of(description);
         if runs == 0 {
             return Vec::new();
         }
@@ -188,27 +208,19 @@ impl ModelGraph<'_> {
         let evaluations: Vec<_> = (1..=runs)
             .map(|run| {
                 let seed = self.counts.seed + u64::from(run) - 1;
-                let needs = [Some(create), preset, Some(baselines[run as usize - 1])];
+                let needs = vec![create, baselines[run as usize - 1]];
                 self.push(
                     TaskKind::Evaluate {
                         scenario,
                         run,
                         seed,
                     },
-                    needs.into_iter().flatten().collect(),
+                    needs,
                 )
             })
             .collect();
         self.push(TaskKind::Cleanup { scenario }, evaluations.clone());
         evaluations
-    }
-
-    fn runs(&self, scenario: &Scenario) -> u32 {
-        match scenario.category {
-            Category::Clean => self.counts.clean_runs,
-            Category::Stress => self.counts.stress_runs,
-            Category::ErrorInjection => self.counts.error_runs,
-        }
     }
 
     fn push(&mut self, kind: TaskKind, dependencies: Vec<TaskIndex>) -> TaskIndex {
@@ -296,8 +308,10 @@ pub(crate) mod tests {
                 "SETUP_BASELINE",
                 "CALIBRATION_RUN",
                 "CALIBRATION_RUN",
-                "SETUP_EVALUATE_BASELINE_REPORT",
                 "GENERATE_PRESET",
+                "SETUP_EVALUATE_BASELINE_REPORT",
+                "SETUP_EVALUATE_BASELINE_REPORT",
+                "SETUP_EVALUATE_BASELINE_REPORT",
                 "CREATE_SUBJECT",
                 "EVALUATE_SUBJECT",
                 "EVALUATE_SUBJECT",
@@ -311,15 +325,15 @@ pub(crate) mod tests {
             ]
         );
         assert_eq!(
-            graph.tasks[8].kind,
+            graph.tasks[10].kind,
             TaskKind::Evaluate {
                 scenario: 1,
                 run: 3,
                 seed: 44
             }
         );
-        assert_eq!(graph.tasks[8].dependencies, [5, 4, 3]);
-        assert_eq!(graph.tasks[13].dependencies, [6, 7, 8, 11]);
+        assert_eq!(graph.tasks[10].dependencies, [7, 6]);
+        assert_eq!(graph.tasks[15].dependencies, [8, 9, 10, 13]);
     }
 
     #[test]
@@ -348,7 +362,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn without_calibration_every_seed_has_a_baseline_report() {
+    fn every_seed_has_a_baseline_report_with_and_without_calibration() {
         let none = Counts {
             calibration_runs: 0,
             ..counts()

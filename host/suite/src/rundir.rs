@@ -109,6 +109,11 @@ fn is_absent_or_empty(path: &Path) -> bool {
     }
 }
 
+/// Reads a text file that a person named. `action` fits "failed to {action} {path}".
+pub(crate) fn read_named(action: &'static str, path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| Error::io(action, path, error))
+}
+
 /// Writes beside, syncs, renames.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));

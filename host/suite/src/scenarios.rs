@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::rundir::read_named;
 use crate::{Error, Result};
 
 /// A manifest, in file order.
@@ -116,7 +117,7 @@ impl Manifest {
             path: path.into(),
             message,
         };
-        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let text = read_named("read the scenario manifest", path)?;
         let manifest: Self =
             serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         manifest.check().map_err(fail)?;

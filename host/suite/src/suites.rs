@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::rundir::read_named;
 use crate::{Error, Result};
 
 /// The file.
@@ -108,7 +109,7 @@ impl SuiteFile {
             path: path.into(),
             message,
         };
-        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let text = read_named("read the suite file", path)?;
         let mut file: Self =
             serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         file.check().map_err(fail)?;

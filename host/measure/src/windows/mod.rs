@@ -217,15 +217,17 @@ fn file_order(texts: &[String], encoder: &dyn Encoder, plan: &WindowPlan) -> Res
     draw.distinct = false;
     draw.walk(&order, wanted.max(64), |kept| kept.len() >= wanted)?;
     let kept = std::mem::take(&mut draw.kept);
-    if kept.len() < wanted {
-        draw.kept = kept;
-        return draw.finish(|_| (Vec::new(), Vec::new()));
-    }
-    let arms = |preview: usize, final_: usize| &kept[..preview + final_];
     let repeats = |drawn: &[(usize, Vec<u32>)]| {
         let distinct: HashSet<&[u32]> = drawn.iter().map(|(_, t)| t.as_slice()).collect();
         drawn.len() - distinct.len()
     };
+    if kept.len() < wanted {
+        draw.duplicates = repeats(&kept);
+        draw.kept = kept;
+        draw.kept.truncate(draw.kept.len() - draw.duplicates);
+        return draw.finish(|_| (Vec::new(), Vec::new()));
+    }
+    let arms = |preview: usize, final_: usize| &kept[..preview + final_];
     let (mut preview, mut final_) = (plan.preview, plan.final_);
     let mut reductions = Vec::new();
     draw.duplicates = repeats(arms(preview, final_));

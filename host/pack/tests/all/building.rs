@@ -189,7 +189,7 @@ fn refusals_come_in_order_with_all_their_faults() {
     fs::copy(report("a"), &lonely).unwrap();
     assert_eq!(
         refusal(folder, |r| r.reports.push(lonely)),
-        format(&["input.json"])
+        (ExitClass::Missing, vec!["input.json"])
     );
     let array = folder.join("array.json");
     fs::write(&array, "[]").unwrap();

@@ -42,6 +42,13 @@ pub fn run(arguments: EvaluateArgs) -> Result<Exit, Failure> {
     let toolbox = toolbox(&layer, arguments.threads)?;
     // Nothing is half done when this is interrupted: the report appears whole, at the end.
     let compared = compare(&request, &toolbox, &now(), &AtomicBool::new(false))?;
+    if let Some(message) = compared.structural_failure() {
+        print_line(&format!("report: {}", compared.path.display()));
+        let message = format!(
+            "the subject cannot be run: {message}; the report records a structural failure, so nothing was measured"
+        );
+        return Err(Failure::new(Exit::SubjectBroken, message));
+    }
     print_line(&summary(&compared));
     Ok(Exit::Success)
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use packhost_plugin::Registry;
 use packhost_suite::run::memory::{Footprint, peak_bytes, task_bytes};
 use packhost_suite::run::{self, RunRequest};
 use serde_json::json;
 
-use super::{print, suite};
+use super::{plugin_dir, print, suite};
 use crate::cli::PlanArgs;
 use crate::exit::{Exit, Failure};
 use crate::settings::Layer;
@@ -15,6 +16,7 @@ pub fn run(arguments: PlanArgs) -> Result<Exit, Failure> {
     let layer = suite::layers(&arguments.suite, Layer::default())?;
     let request = suite::request(&layer, &arguments.suite)?;
     request.check()?;
+    request.check_scenarios(&Registry::scan(&plugin_dir(&layer))?)?;
     let footprints = request
         .models
         .iter()

@@ -59,7 +59,17 @@ pub fn run(arguments: RunArgs, events: Events) -> Result<Exit, Failure> {
                 Exit::VerdictFail
             })
         }
-        _ => {
+        (Some(verdict), None) => {
+            print_line(verdict);
+            let reports = outcome.run_dir.join("reports");
+            let message = format!(
+                "the verdict is {verdict} and a PASS is required (--require-pass), so nothing was sealed; {} says what failed\n\
+                 hint: to seal the evidence all the same, go on with --resume and without --require-pass",
+                reports.join("final_verdict.json").display()
+            );
+            Err(Failure::new(Exit::VerdictFail, message))
+        }
+        (None, _) => {
             print_line(&format!("calibrated {}", outcome.run_dir.display()));
             Ok(Exit::Success)
         }

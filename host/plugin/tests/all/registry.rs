@@ -59,8 +59,8 @@ fn plugins_are_found_and_sorted() {
     );
     assert_snapshot!(told(dir.path(), registry.require("a", PluginKind::Edit)), @"[dir]/guards/a/plugin.toml: plugin `a` is of kind `guard`, but `edit` is needed here");
     assert_snapshot!(told(dir.path(), registry.require("z", PluginKind::Edit)), @r"
-    plugins: there is no plugin `z`; found: a, b
-    hint: give its folder with `--plugins`
+    [dir]: there is no plugin `z`; found: a, b
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
     assert_snapshot!(told(dir.path(), registry.serving(PluginKind::Edit, "a_type")), @r"
     plugins: no edit plugin serves type `a_type`; served: b_type
@@ -93,8 +93,8 @@ fn types_are_served_exactly_or_by_the_longest_beginning() {
     assert_eq!(of("noise_exactly").unwrap(), "a");
     assert_eq!(of("noise_strong").unwrap(), "b");
     assert_snapshot!(told(dir.path(), of("nois")), @r"
-    plugins: no injection plugin serves type `nois`; served: noise*, noise_exact, noise_st*
-    hint: give its folder with `--plugins`
+    [dir]: no injection plugin serves type `nois`; served: noise*, noise_exact, noise_st*
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
     serves("c", r#""noise_exact""#, "");
     let registry = Registry::scan(dir.path()).unwrap();
@@ -154,7 +154,9 @@ fn folders_that_are_wrong() {
     hint: a plugin.toml has the keys id, kind, version, interface, title and, where scenarios name types, types and prefixes
     ");
     let nowhere = Path::new("does-not-exist");
-    assert_snapshot!(Registry::scan(nowhere).unwrap_err(), @"does-not-exist: No such file or directory (os error 2)");
+    assert_snapshot!(Registry::scan(nowhere).unwrap_err(), @r"
+    does-not-exist: there is no such folder; plugins (edits, faults, guards) are looked for in it
+    ");
 }
 
 #[test]

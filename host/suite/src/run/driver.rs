@@ -208,11 +208,11 @@ impl Drive<'_> {
             }
             // A task that stopped because it was told to is neither done nor failed: resume runs it again.
             Err(error) if self.cancel.load(Ordering::Relaxed) => {
-                self.log(task, &format!("stopped: {error}"));
+                self.log(task, &format!("stopped: {}", error.sentence()));
                 self.set(shared, index, State::Ready);
             }
             Err(error) => {
-                let message = error.to_string();
+                let message = error.sentence();
                 self.log(task, &message);
                 self.record(
                     shared,

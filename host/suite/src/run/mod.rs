@@ -1,15 +1,18 @@
 //! Carrying out a run.
 //!
 //! [`run`] opens the run directory, stores or compares the plan, generates the graph and lets the [`driver`] work through it
-//! with `work` as the executor. `model` holds what the tasks of one model share in memory, `memory` estimates, `paths`
-//! says where files lie, `packing` seals.
+//! with `work` as the executor; `baselines`, `subjects`, `verdict` and `packing` hold what its tasks do. `model` holds what the tasks of one model share in memory, `memory` estimates, and
+//! `paths` says where files lie.
 
+mod baselines;
 pub mod driver;
 pub mod memory;
 mod model;
 mod packing;
 mod paths;
 mod request;
+mod subjects;
+mod verdict;
 mod work;
 
 use std::path::PathBuf;
@@ -40,6 +43,7 @@ use crate::{Error, Result};
 pub struct RunOutcome {
     /// `PASS` or `FAIL`; none when the run stopped after calibration, as it was asked to.
     pub verdict: Option<String>,
+    /// None also when a PASS was required and the verdict is FAIL: then nothing was sealed.
     pub pack: Option<PathBuf>,
     pub run_dir: PathBuf,
 }
@@ -83,6 +87,7 @@ pub fn run(
 ) -> Result<RunOutcome> {
     let started = Instant::now();
     request.check()?;
+    request.check_scenarios(toolbox.registry())?;
     let guards = Guards::load(toolbox, &request.guards)?;
     let dataset = open_dataset(&request.dataset)?;
     let footprints = request
@@ -133,7 +138,10 @@ pub fn run(
         already_completed: done,
         resumed: request.resume,
     });
-    let allowed = |task: &Task| request.mode == Mode::Full || is_calibration(&task.kind);
+    let allowed = |task: &Task| match request.mode {
+        Mode::CalibrateOnly => is_calibration(&task.kind),
+        Mode::Full => task.kind != TaskKind::Pack || !work.withheld(),
+    };
     let drive = Drive {
         graph: &graph,
         dir: &dir,
@@ -152,7 +160,7 @@ pub fn run(
     } else {
         None
     };
-    let pack = finished.then(|| {
+    let pack = (finished && !work.withheld()).then(|| {
         request
             .pack
             .dir

@@ -1,9 +1,9 @@
 //! The last task: gathering what a run wrote and sealing it as an evidence pack.
 //!
 //! Beside the format's own files the pack holds, under `metadata/packhost/`, everything from which the verdict can be
-//! derived again: the measurement tables, the presets, the guard components by digest, and the lock file.
+//! derived again: the measurement tables, the presets, the baseline's reports, the guard components by digest, and the lock file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use packhost_pack::keys::{self, SigningKey};
 use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
@@ -16,7 +16,6 @@ use super::paths;
 use super::work::Work;
 use crate::Result;
 use crate::graph::TaskKind;
-use crate::scenarios::Generation;
 use crate::toolbox::LOCK_FILE;
 
 /// Folder of our own files in a pack.
@@ -171,10 +170,7 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
             paths::report_dir(model, scenario, run),
             paths::packed_report_dir(model, scenario, run),
         );
-        let metadata = match scenario.generation {
-            Generation::Edit { .. } => "edit_metadata.json",
-            Generation::Error { .. } => "error_metadata.json",
-        };
+        let metadata = paths::metadata_name(scenario);
         let table = paths::subject_table(model, &scenario.id, run);
         let files = [
             (
@@ -207,7 +203,7 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Per model: profile, preset, and the baseline's tables.
+/// Per model: profile, preset, and the baseline's tables and reports.
 fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (index, model) in work.models.iter().enumerate() {
@@ -227,10 +223,22 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
             .tasks
             .iter()
             .filter(|task| task.model == Some(index));
-        for seed in of_model.filter_map(|task| match task.kind {
-            TaskKind::CalibrationRun { seed, .. } | TaskKind::BaselineReport { seed } => Some(seed),
-            _ => None,
-        }) {
+        let mut seeds = BTreeSet::new();
+        for task in of_model {
+            match task.kind {
+                TaskKind::CalibrationRun { seed, .. } => {
+                    seeds.insert(seed);
+                }
+                TaskKind::BaselineReport { seed } => {
+                    seeds.insert(seed);
+                    let path = work.dir.path(&paths::baseline_report(folder, seed));
+                    let to = format!("{OWN}/baseline_reports/{folder}/seed_{seed}.json");
+                    entries.push(Entry::file(to, path));
+                }
+                _ => {}
+            }
+        }
+        for seed in seeds {
             let path = paths::baseline_table(folder, seed);
             let to = format!("{OWN}/tables/{}", path.replacen("/tables", "", 1));
             entries.push(Entry::file(to, work.dir.path(&path)));

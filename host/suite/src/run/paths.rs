@@ -12,6 +12,11 @@ pub fn baseline_table(model: &str, seed: u64) -> String {
     format!("{model}/tables/baseline/seed_{seed}.json")
 }
 
+/// The unedited model judged against itself on the windows of `seed`.
+pub fn baseline_report(model: &str, seed: u64) -> String {
+    format!("{model}/baseline_reports/seed_{seed}/baseline_report.json")
+}
+
 /// Measurements of a subject.
 pub fn subject_table(model: &str, scenario: &str, run: u32) -> String {
     format!("{model}/tables/{scenario}/run_{run}.json")
@@ -48,6 +53,14 @@ pub fn subject(model: &str, scenario: &Scenario) -> String {
 /// What the plugin said about a subject.
 pub fn metadata(model: &str, scenario: &Scenario) -> String {
     format!("{model}/subjects/{}.json", scenario.id)
+}
+
+/// Name of that file beside a report and in a checkpoint.
+pub fn metadata_name(scenario: &Scenario) -> &'static str {
+    match scenario.generation {
+        Generation::Edit { .. } => "edit_metadata.json",
+        Generation::Error { .. } => "error_metadata.json",
+    }
 }
 
 /// Folder of an evaluation's report.

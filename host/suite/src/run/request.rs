@@ -1,17 +1,19 @@
 //! What a run is asked to do, and the plan that is stored in its directory: everything that its result depends on. A run is
 //! resumed only with an equal plan; a difference is named.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use packhost_measure::tiers::{Profile, Tier};
 use packhost_measure::windows::Selection;
 use packhost_pack::report_rules::Assurance;
+use packhost_plugin::{PluginKind, Registry};
 use serde_json::{Value, json};
 
 use crate::graph::Counts;
 use crate::rundir::hex_digest;
-use crate::scenarios::Manifest;
-use crate::spec::Tuned;
+use crate::scenarios::{Generation, Manifest, Scenario};
+use crate::spec::{Resolution, Tuned, resolve};
 use crate::suites::{Dataset, EvaluationSize};
 use crate::toolbox::PluginIdentity;
 use crate::{Error, Result};
@@ -115,6 +117,28 @@ impl RunRequest {
         Ok(())
     }
 
+    /// Refuses scenarios that cannot be made: a specification without sense, or no plugin that serves it. Only manifests
+    /// are read.
+    ///
+    /// # Errors
+    /// [`Error::Scenario`] for the first such scenario that the run would evaluate.
+    pub fn check_scenarios(&self, registry: &Registry) -> Result<()> {
+        for scenario in &self.manifest.scenarios {
+            if self.counts.of(scenario) == 0 {
+                continue;
+            }
+            for model in &self.models {
+                check_scenario(scenario, model, &self.tuned, registry).map_err(|why| {
+                    Error::Scenario {
+                        scenario: scenario.id.clone(),
+                        why: Box::new(why),
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bootstrap replicates of this run.
     pub fn replicates(&self) -> usize {
         self.bootstrap
@@ -140,13 +164,11 @@ impl RunRequest {
             "selection": self.selection.name(),
             "tier": self.tier.name(),
             "guards": self.guards,
-            "runs": {
-                "calibration": self.counts.calibration_runs,
-                "clean": self.counts.clean_runs,
-                "stress": self.counts.stress_runs,
-                "error": self.counts.error_runs,
-                "seed": self.counts.seed,
-            },
+            "calibration_runs": self.counts.calibration_runs,
+            "clean_runs": self.counts.clean_runs,
+            "stress_runs": self.counts.stress_runs,
+            "error_runs": self.counts.error_runs,
+            "seed": self.counts.seed,
             "bootstrap": self.replicates(),
             "preset": self.preset.as_ref().map(|path| path.display().to_string()),
             "materialize": self.materialize,
@@ -155,24 +177,98 @@ impl RunRequest {
     }
 }
 
-/// The first key in which two plans differ, as an error that names it.
+impl ModelRequest {
+    /// Names under which files of settings may know this model.
+    pub fn keys(&self) -> [&str; 2] {
+        [&self.id, &self.folder]
+    }
+}
+
+fn check_scenario(
+    scenario: &Scenario,
+    model: &ModelRequest,
+    tuned: &Tuned,
+    registry: &Registry,
+) -> Result<()> {
+    match &scenario.generation {
+        Generation::Edit { edit_spec, version } => {
+            match resolve(edit_spec, version, tuned, &model.keys()) {
+                Resolution::Selected(edit) => {
+                    registry.serving(PluginKind::Edit, &edit.edit_type)?;
+                }
+                Resolution::Skipped { .. } => {}
+                Resolution::Refused { status, reason } => {
+                    return Err(Error::EditSpec {
+                        spec: edit_spec.clone(),
+                        status,
+                        reason,
+                    });
+                }
+            }
+        }
+        Generation::Error { error_type, .. } => {
+            registry.serving(PluginKind::Injection, error_type)?;
+            scenario.injection_env(&model.keys())?;
+        }
+    }
+    Ok(())
+}
+
+/// The first setting in which two plans differ, as an error that names it and both values.
 ///
 /// # Errors
 /// When they differ.
 pub fn same_plan(stored: &Value, now: &Value) -> Result<()> {
-    let keys = |value: &Value| {
-        value
-            .as_object()
-            .map(|map| map.keys().cloned().collect::<Vec<_>>())
-            .unwrap_or_default()
-    };
-    for key in keys(now).into_iter().chain(keys(stored)) {
-        if stored[&key] != now[&key] {
-            let (stored, now) = (stored[&key].to_string(), now[&key].to_string());
-            return Err(Error::PlanChanged { key, stored, now });
+    match difference(String::new(), stored, now) {
+        None => Ok(()),
+        Some((key, stored, now)) => Err(Error::PlanChanged { key, stored, now }),
+    }
+}
+
+/// Path of the first difference within `stored` and `now`, and the text of both sides. Lists of things with ids are compared
+/// by id.
+fn difference(path: String, stored: &Value, now: &Value) -> Option<(String, String, String)> {
+    if stored == now {
+        return None;
+    }
+    if let (Some(stored), Some(now)) = (fields(stored), fields(now)) {
+        let keys: BTreeSet<_> = stored.keys().chain(now.keys()).collect();
+        let inner = keys.into_iter().find_map(|key| {
+            let path = match path.as_str() {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            let of =
+                |map: &BTreeMap<String, &Value>| map.get(key).map_or(Value::Null, |v| (*v).clone());
+            difference(path, &of(&stored), &of(&now))
+        });
+        // None: the same things in another order.
+        if inner.is_some() {
+            return inner;
         }
     }
-    Ok(())
+    let text = |value: &Value| match value {
+        Value::Null => "absent".into(),
+        Value::Object(_) => "present".into(),
+        value => value.to_string(),
+    };
+    Some((path, text(stored), text(now)))
+}
+
+/// The parts of a value by name: an object's fields, or a list's elements by their ids.
+fn fields(value: &Value) -> Option<BTreeMap<String, &Value>> {
+    match value {
+        Value::Object(map) => Some(
+            map.iter()
+                .map(|(key, value)| (key.clone(), value))
+                .collect(),
+        ),
+        Value::Array(items) if !items.is_empty() => items
+            .iter()
+            .map(|item| Some((item.get("id")?.as_str()?.to_string(), item)))
+            .collect(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -188,5 +284,34 @@ mod tests {
             matches!(same_plan(&plan, &other), Err(Error::PlanChanged { key, .. }) if key == "tier")
         );
         assert!(same_plan(&plan, &json!({"suite": "demo"})).is_err());
+    }
+
+    #[test]
+    fn a_difference_is_named_down_to_its_setting() {
+        let said = |stored: Value, now: Value| {
+            difference(String::new(), &stored, &now)
+                .map(|(key, stored, now)| format!("{key}: {stored} -> {now}"))
+        };
+        let plugin = |id: &str, sha: &str| json!({"id": id, "sha256": sha});
+        let one = json!({"plugins": [plugin("a", "1"), plugin("b", "2")]});
+        assert_eq!(said(one.clone(), one.clone()), None);
+        assert_eq!(
+            said(
+                one.clone(),
+                json!({"plugins": [plugin("a", "1"), plugin("b", "3")]})
+            )
+            .as_deref(),
+            Some("plugins.b.sha256: \"2\" -> \"3\"")
+        );
+        assert_eq!(
+            said(one.clone(), json!({"plugins": [plugin("b", "2")]})).as_deref(),
+            Some("plugins.a: present -> absent")
+        );
+        let order = json!({"plugins": [plugin("b", "2"), plugin("a", "1")]});
+        assert!(said(one, order).is_some());
+        assert_eq!(
+            said(json!({"seed": 42}), json!({"seed": 7})).as_deref(),
+            Some("seed: 42 -> 7")
+        );
     }
 }

@@ -1,8 +1,11 @@
 //! Weights through an 8-bit float and back, without any scaling factor: what a naive FP8 cast does to a model.
 //!
 //! `e4m3` (and `e4m3fn`, `e4m3fnuz`) is 1-4-3 with largest value 448 and no infinity, saturating; `e5m2` (and `e5m2fn`,
-//! `e5m2fnuz`) is 1-5-2 with infinity from 61440 on. Any other format name falls back to f16, as the reference does, and the
-//! metadata says so. Rounding is half to even, subnormals and the sign of zero are kept, NaN stays NaN.
+//! `e5m2fnuz`) is 1-5-2 with infinity from 61440 on. Rounding is half to even, subnormals and the sign of zero are kept, NaN
+//! stays NaN.
+//!
+//! The reference takes any other name for f16. Here that path has the one name `f16`, so that a slip of the pen is refused
+//! instead of being run as an edit that hardly edits.
 
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::{
@@ -16,25 +19,40 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    /// `e4m3` or `e5m2`, with or without `fn` or `fnuz`; anything else means f16.
-    format: String,
+    /// `e4m3` or `e5m2`, with or without `fn` or `fnuz`; or `f16`, what the reference does without an 8-bit type.
+    format: Format,
     /// Which tensors: `ffn`, `attn` or `all`, optionally with `@layer=K`, `@layers=N`, `@router`.
     scope: String,
+}
+
+/// The names of formats. Several mean the same; the metadata keeps the one that was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    E4m3,
+    E4m3fn,
+    E4m3fnuz,
+    E5m2,
+    E5m2fn,
+    E5m2fnuz,
+    F16,
+}
+
+impl Format {
+    /// The dtype that the name means, and whether overflow saturates.
+    fn meaning(self) -> (DType, bool) {
+        match self {
+            Self::E4m3 | Self::E4m3fn | Self::E4m3fnuz => (DType::F8E4M3, true),
+            Self::E5m2 | Self::E5m2fn | Self::E5m2fnuz => (DType::F8E5M2, false),
+            Self::F16 => (DType::F16, false),
+        }
+    }
 }
 
 /// What one tensor needs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
-    format: String,
-}
-
-/// The dtype that a format name means, and whether overflow saturates.
-fn meaning(format: &str) -> (DType, bool) {
-    match format {
-        "e4m3" | "e4m3fn" | "e4m3fnuz" => (DType::F8E4M3, true),
-        "e5m2" | "e5m2fn" | "e5m2fnuz" => (DType::F8E5M2, false),
-        _ => (DType::F16, false),
-    }
+    format: Format,
 }
 
 /// Name of the mean relative error of one tensor among its facts.
@@ -52,14 +70,9 @@ impl Edit for Fp8 {
     type Task = Task;
 
     fn plan(params: &Params, model: &ModelInfo) -> Result<Vec<Target<Task>>> {
-        if params.format.trim().is_empty() {
-            return Err(packhost_sdk::Failure::invalid(
-                "`format` is empty, use e4m3 or e5m2",
-            ));
-        }
         let names = params.scope.parse::<Scope>()?.select(model)?;
         let task = || Task {
-            format: params.format.clone(),
+            format: params.format,
         };
         Ok(names
             .into_iter()
@@ -71,7 +84,7 @@ impl Edit for Fp8 {
     }
 
     fn apply(task: &Task, tensor: &Tensor) -> Result<Edited> {
-        let (format, saturate) = meaning(&task.format);
+        let (format, saturate) = task.format.meaning();
         let dtype = tensor.dtype();
         let cast = tensor.map(|k| k.input(0).cast(format, saturate))?;
         // mean|new - old| / (mean|old| + 1e-10), every step in the tensor's dtype.
@@ -97,7 +110,7 @@ impl Edit for Fp8 {
             "format": params.format,
             "quantized_tensors": targets.len(),
             "avg_relative_error": mean(targets, ERROR),
-            "torch_fp8_dtype_available": meaning(&params.format).0 != DType::F16,
+            "torch_fp8_dtype_available": params.format.meaning().0 != DType::F16,
         }))
     }
 }

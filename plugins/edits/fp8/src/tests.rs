@@ -52,7 +52,7 @@ fn f32_edges_and_weights() {
     }
     for dtype in ["f32", "bf16"] {
         cases.push((
-            "e3m4",
+            "f16",
             format!("in.weights_{dtype}"),
             format!("weights_{dtype}.fallback_f16.out"),
         ));
@@ -88,7 +88,7 @@ fn relative_error_and_metadata() {
     assert_eq!(run.summary["quantized_tensors"], json!(1));
     assert_eq!(run.summary["parameters"], json!({ "format": "e5m2" }));
     let fallback = bench::edit::<Fp8>(
-        r#"{"format": "e3m4", "scope": "ffn"}"#,
+        r#"{"format": "f16", "scope": "ffn"}"#,
         &Checkpoint::of(vec![bench::tensor(
             "model.layers.0.mlp.up_proj.weight",
             DType::F32,
@@ -103,11 +103,16 @@ fn relative_error_and_metadata() {
 }
 
 #[test]
-fn an_empty_format_is_refused() {
+fn unknown_formats_are_refused() {
     let model = Checkpoint::of(vec![]).model();
-    let failure = bench::plan::<Fp8>(r#"{"format": "", "scope": "ffn"}"#, &model).unwrap_err();
-    assert_eq!(
-        failure.to_string(),
-        "invalid parameters: `format` is empty, use e4m3 or e5m2"
-    );
+    for format in ["", "e6m1", "E5M2", "fp8"] {
+        let params = json!({ "format": format, "scope": "ffn" }).to_string();
+        let failure = bench::plan::<Fp8>(&params, &model).unwrap_err().to_string();
+        assert!(
+            failure.starts_with(&format!(
+                "invalid parameters: unknown variant `{format}`, expected one of `e4m3`"
+            )),
+            "{failure}"
+        );
+    }
 }

@@ -1,0 +1,201 @@
+//! The tasks about the unedited model: opening it, measuring it, fitting the guards' policies to what was measured, and
+//! judging it against itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use packhost_measure::preset::{self, PresetInputs};
+use packhost_measure::report::EditIdentity;
+use packhost_measure::table::Table;
+use packhost_model::TensorMeta;
+use packhost_pack::canonical::to_pretty;
+use serde_json::json;
+
+use super::driver::Done;
+use super::model::ModelState;
+use super::paths;
+use super::work::Work;
+use crate::evaluate::SubjectInput;
+use crate::scenarios::{Generation, Scenario};
+use crate::{Error, Result};
+
+impl Work<'_> {
+    pub(super) fn set_up(&self, model: &ModelState) -> Result<Done> {
+        let opened = model.open()?;
+        let checkpoint = &opened.checkpoint;
+        let elements: u64 = checkpoint.tensors().iter().map(TensorMeta::len).sum();
+        let profile = json!({
+            "model_id": model.request.id,
+            "revision": model.request.revision,
+            "architecture": checkpoint.config().architecture_name,
+            "parameters": elements,
+            "tensors": checkpoint.tensors().len(),
+            "shards": checkpoint.shard_digests()?,
+            "tokenizer_sha256": opened.tokenizer.digest(),
+        });
+        let mut outputs = BTreeMap::new();
+        let folder = &model.request.folder;
+        self.put(
+            &mut outputs,
+            &paths::profile(folder),
+            to_pretty(&profile).as_bytes(),
+        )?;
+        self.put(
+            &mut outputs,
+            &format!("{folder}/.model_id"),
+            model.request.id.as_bytes(),
+        )?;
+        let dir = model.request.dir.display().to_string();
+        self.dir
+            .write(&format!("{folder}/.baseline_path"), dir.as_bytes())?;
+        Ok(Done {
+            summary: format!("{}: opened, {elements} parameters", model.request.id),
+            outputs,
+        })
+    }
+
+    pub(super) fn calibrate(&self, model: &ModelState, run: u32, seed: u64) -> Result<Done> {
+        self.with_baseline(model, seed, |baseline| {
+            let drift = preset::drift_of(&baseline.table)?;
+            let folder = &model.request.folder;
+            let report = json!({
+                "run": run, "seed": seed, "table": baseline.table.digest(), "preview_final_ratio": drift,
+                "windows": {"preview": baseline.windows.preview.len(), "final": baseline.windows.final_.len()},
+            });
+            let mut outputs = BTreeMap::new();
+            self.put(&mut outputs, &paths::baseline_table(folder, seed), baseline.table.to_json().as_bytes())?;
+            self.put(&mut outputs, &paths::calibration(folder, run), to_pretty(&report).as_bytes())?;
+            Ok(Done { summary: format!("calibration run {run}, seed {seed}: drift {drift:.4}"), outputs })
+        })
+    }
+
+    pub(super) fn generate_preset(&self, model: &ModelState) -> Result<Done> {
+        let seeds = (0..u64::from(self.request.counts.calibration_runs))
+            .map(|run| self.request.counts.seed + run);
+        let runs: Vec<Table> = seeds
+            .map(|seed| self.stored_table(model, seed))
+            .collect::<Result<_>>()?;
+        let policies = self.tier_policies()?;
+        let metric = self.metric(self.request.counts.seed);
+        let fitted = self.guards.calibrate(&policies, &metric, &runs)?;
+        let (preset, statistics) = preset::derive(&PresetInputs {
+            model_name: &model.request.folder,
+            model_id: &model.request.id,
+            policies: &policies,
+            windows: &self.window_plan(model, self.request.counts.seed),
+            provider: self.dataset.provider().name(),
+            runs: &runs,
+            guards: &self.guards.ids(),
+            fitted: &fitted,
+        })?;
+        let mut outputs = BTreeMap::new();
+        let folder = &model.request.folder;
+        self.put(
+            &mut outputs,
+            &paths::preset(folder),
+            to_pretty(&preset).as_bytes(),
+        )?;
+        self.put(
+            &mut outputs,
+            &paths::calibration_statistics(folder),
+            to_pretty(&statistics).as_bytes(),
+        )?;
+        for edit_type in self.edit_types() {
+            let variant = preset::for_edit(&preset, edit_type, self.request.tier, None);
+            self.put(
+                &mut outputs,
+                &paths::preset_variant(folder, edit_type),
+                to_pretty(&variant).as_bytes(),
+            )?;
+        }
+        Ok(Done {
+            summary: format!("preset derived from {} calibration runs", runs.len()),
+            outputs,
+        })
+    }
+
+    /// The report of the unedited model against itself, on the windows of `seed` and under the policies that judge its
+    /// subjects. Detectors that look at movement compare a subject's report with this one.
+    pub(super) fn baseline_report(&self, model: &ModelState, seed: u64) -> Result<Done> {
+        let policies = model.policies(|| self.calibrated_policies(model))?;
+        let checkpoint = &model.open()?.checkpoint;
+        self.with_baseline(model, seed, |baseline| {
+            let input = SubjectInput {
+                weights: &**checkpoint,
+                base: &**checkpoint,
+                identity: model.identity("baseline", seed)?,
+                edit: EditIdentity {
+                    name: "noop".into(),
+                    spec: String::new(),
+                    digest: String::new(),
+                    layers_modified: 0,
+                    params_changed: 0,
+                },
+                changed: BTreeSet::new(),
+            };
+            let evaluation =
+                self.evaluator()
+                    .subject(baseline, &input, policies, self.metric(seed))?;
+            let folder = &model.request.folder;
+            let mut outputs = BTreeMap::new();
+            self.put(
+                &mut outputs,
+                &paths::baseline_report(folder, seed),
+                to_pretty(&evaluation.report).as_bytes(),
+            )?;
+            if !self.request.counts.calibrates(seed) {
+                self.put(
+                    &mut outputs,
+                    &paths::baseline_table(folder, seed),
+                    baseline.table.to_json().as_bytes(),
+                )?;
+            }
+            Ok(Done {
+                summary: String::new(),
+                outputs,
+            })
+        })
+    }
+
+    /// The preset's text: none when a run neither calibrates nor was given one.
+    pub fn preset_text(&self, model: &ModelState) -> Result<Option<String>> {
+        let name = paths::preset(&model.request.folder);
+        let path = match &self.request.preset {
+            Some(given) if given.is_dir() => {
+                given.join(Path::new(&name).file_name().unwrap_or_default())
+            }
+            Some(given) => given.clone(),
+            None if self.request.counts.calibration_runs == 0 => return Ok(None),
+            None => self.dir.path(&name),
+        };
+        std::fs::read_to_string(&path)
+            .map(Some)
+            .map_err(|error| Error::io("read the preset", &path, error))
+    }
+
+    fn stored_table(&self, model: &ModelState, seed: u64) -> Result<Table> {
+        let bytes = self
+            .dir
+            .read(&paths::baseline_table(&model.request.folder, seed))?;
+        Ok(Table::parse(&String::from_utf8_lossy(&bytes))?)
+    }
+
+    /// Types of the edits in this run, for preset variants.
+    fn edit_types(&self) -> BTreeSet<&str> {
+        let of = |scenario: &'_ Scenario| match &scenario.generation {
+            Generation::Edit { edit_spec, .. } => edit_spec.split(':').next().map(str::to_owned),
+            Generation::Error { .. } => None,
+        };
+        let types: BTreeSet<String> = self
+            .request
+            .manifest
+            .scenarios
+            .iter()
+            .filter_map(of)
+            .collect();
+        ["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"]
+            .into_iter()
+            .filter(|t| types.contains(*t))
+            .collect()
+    }
+}
