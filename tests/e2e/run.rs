@@ -417,7 +417,12 @@ fn a_scenario_that_cannot_be_made_is_found_out_before_the_work() {
         }
     }
     bench.write("scenarios.json", manifest.to_string());
-    assert_snapshot!(bench.says(&format!("{run} --scenarios scenarios.json")), @"");
+    assert_snapshot!(bench.says(&format!("{run} --scenarios scenarios.json")), @r"
+    exit: 17
+    ----- stderr -----
+    error: scenario `fp8_e5m2_clean` cannot be run: failed to resolve edit `fp8_quant:e6m1:ffn`: invalid, invalid_fp_format
+    hint: write fp8_quant:FORMAT:SCOPE, such as fp8_quant:e5m2:ffn; FORMAT is e4m3 or e5m2 (also with fn or fnuz), or f16; --scenario-ids chooses the scenarios of a run
+    ");
     assert!(!bench.path("run").exists());
 }
 

@@ -63,8 +63,8 @@ fn plugins_are_found_and_sorted() {
     hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
     assert_snapshot!(told(dir.path(), registry.serving(PluginKind::Edit, "a_type")), @r"
-    plugins: no edit plugin serves type `a_type`; served: b_type
-    hint: give its folder with `--plugins`
+    [dir]: no edit plugin serves type `a_type`; served: b_type
+    hint: install a plugin that serves it, or name the folder that holds one with `--plugins`; in a checkout, `cargo xtask components` builds the first-party ones
     ");
 }
 
