@@ -41,6 +41,7 @@ pub mod candidates;
 mod crc;
 mod export;
 pub mod expr;
+mod judging;
 mod ops;
 pub mod params;
 mod plugin;
@@ -59,6 +60,7 @@ pub mod bench;
 pub mod wasm;
 
 pub use crc::crc32;
+pub use judging::{Against, enough_runs, glob, module_name, record};
 pub use ops::{Comparison, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
 pub use plugin::{
     About, Edit, Edited, Fact, Finding, Guard, Injection, Request, Status, Step, Target,

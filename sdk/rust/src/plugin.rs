@@ -150,6 +150,24 @@ impl Request {
             params: "{}".to_owned(),
         }
     }
+
+    /// The same request with parameters: JSON whose keys are in a fixed order, because the row is found by this text.
+    #[must_use]
+    pub fn with_params(self, params: &Value) -> Self {
+        Self {
+            params: params.to_string(),
+            ..self
+        }
+    }
+
+    /// The scope under which the answer stands in the table. A row names all that it depends on: with parameters it is
+    /// `SCOPE PARAMS`, the parameters word for word.
+    pub fn row_scope(&self) -> String {
+        match self.params.trim() {
+            "" | "{}" => self.scope.clone(),
+            params => format!("{} {params}", self.scope),
+        }
+    }
 }
 
 /// How serious a verdict is.
@@ -236,5 +254,20 @@ pub trait Guard {
     fn calibrate(policy: &Self::Policy, runs: &[Table]) -> Result<Self::Policy> {
         let _ = runs;
         Ok(policy.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Request;
+    use serde_json::json;
+
+    #[test]
+    fn a_row_names_what_it_depends_on() {
+        let plain = Request::new("window.loss", "final");
+        assert_eq!(plain.row_scope(), "final");
+        let scaled =
+            Request::new("window.loss", "first:8").with_params(&json!({"scale": {"m": 1.03}}));
+        assert_eq!(scaled.row_scope(), r#"first:8 {"scale":{"m":1.03}}"#);
     }
 }

@@ -11,3 +11,4 @@ pub mod normal;
 pub mod quantile;
 pub mod rng;
 pub mod summary;
+pub mod testing;

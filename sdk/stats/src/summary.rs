@@ -33,6 +33,12 @@ pub fn exp(value: f64) -> f64 {
     libm::exp(value)
 }
 
+/// The natural logarithm, from the same code on every target.
+#[must_use]
+pub fn ln(value: f64) -> f64 {
+    libm::log(value)
+}
+
 /// The plain mean; NaN of nothing.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
@@ -48,6 +54,14 @@ pub fn sample_std(values: &[f64]) -> f64 {
     let centre = mean(values);
     let squares: f64 = values.iter().map(|v| (v - centre) * (v - centre)).sum();
     libm::sqrt(squares / (values.len() - 1) as f64)
+}
+
+/// The standard deviation with `n` degrees of freedom, of values that are the whole population; NaN of nothing.
+#[must_use]
+pub fn population_std(values: &[f64]) -> f64 {
+    let centre = mean(values);
+    let squares: Vec<f64> = values.iter().map(|v| (v - centre) * (v - centre)).collect();
+    libm::sqrt(mean(&squares))
 }
 
 /// `Σ w·v / Σ w` over the entries with a finite value and a positive weight, in order. NaN when the lengths differ or no
@@ -148,5 +162,8 @@ mod tests {
     fn spread() {
         assert_eq!(sample_std(&[1.0, 3.0]), std::f64::consts::SQRT_2);
         assert!(sample_std(&[1.0]).is_nan() && mean(&[]).is_nan());
+        assert_eq!(population_std(&[1.0, 3.0]), 1.0);
+        assert_eq!(population_std(&[5.0]), 0.0);
+        assert!(population_std(&[]).is_nan());
     }
 }
