@@ -1,0 +1,217 @@
+//! When growth is too much: of a family's largest value (the reference's gate), and of the module that grew most.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use packhost_sdk::json::{Value as Json, json};
+
+use crate::policy::{FAMILIES, Policy};
+use crate::risks::{Risks, family};
+
+/// How many modules a list of the largest names.
+const TOP: usize = 25;
+
+/// A family that grew too much.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Violation {
+    /// The family.
+    pub family: &'static str,
+    /// The module that decided, where one did.
+    pub module: Option<String>,
+    /// Before.
+    pub base: f64,
+    /// After.
+    pub current: f64,
+    /// Accepted relative growth.
+    pub epsilon: f64,
+}
+
+impl Violation {
+    pub fn allowed(&self) -> f64 {
+        (1.0 + self.epsilon) * self.base
+    }
+
+    /// Relative growth.
+    pub fn delta(&self) -> f64 {
+        self.current / self.base - 1.0
+    }
+
+    pub fn details(&self) -> Json {
+        let mut details = json!({
+            "family": self.family,
+            "edge_base": self.base,
+            "edge_cur": self.current,
+            "delta": self.delta(),
+            "allowed": self.allowed(),
+            "epsilon": self.epsilon,
+        });
+        if let Some(module) = &self.module {
+            details["module"] = json!(module);
+        }
+        details
+    }
+
+    /// A sentence for people.
+    pub fn message(&self) -> String {
+        let what = match &self.module {
+            Some(module) => format!("{module} (family {})", self.family),
+            None => format!("family {}", self.family),
+        };
+        format!(
+            "the edge risk of {what} rose from {:.6} to {:.6}, limit {:.6}",
+            self.base,
+            self.current,
+            self.allowed()
+        )
+    }
+}
+
+/// A family's value before and after, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pair {
+    pub base: f64,
+    pub current: f64,
+    pub module: Option<String>,
+}
+
+/// Values by family: every family of the reference's tables, and any other that has a value.
+pub type Pairs = BTreeMap<&'static str, Pair>;
+
+/// Every family's largest value. A family without a value has 0.
+pub fn largest(base: &Risks, current: &Risks) -> Pairs {
+    let (base, current) = (base.families(), current.families());
+    let names: BTreeSet<&'static str> = FAMILIES
+        .into_iter()
+        .chain(base.keys().copied())
+        .chain(current.keys().copied())
+        .collect();
+    let pair = |family| Pair {
+        base: base.get(family).copied().unwrap_or(0.0),
+        current: current.get(family).copied().unwrap_or(0.0),
+        module: None,
+    };
+    names
+        .into_iter()
+        .map(|family| (family, pair(family)))
+        .collect()
+}
+
+/// Every family's module of largest relative growth among those with a positive value before; of equal ones the first in
+/// the order of their names' bytes.
+pub fn most_grown(base: &Risks, current: &Risks) -> Pairs {
+    let mut pairs: Pairs = FAMILIES.map(|family| (family, Pair::default())).into();
+    let mut growth: BTreeMap<&'static str, f64> = BTreeMap::new();
+    for (module, before, now) in both(base, current) {
+        if before <= 0.0 {
+            continue;
+        }
+        let family = family(module);
+        let grown = (now - before) / before;
+        if growth.get(family).is_none_or(|most| grown > *most) {
+            growth.insert(family, grown);
+            let pair = Pair {
+                base: before,
+                current: now,
+                module: Some(module.to_owned()),
+            };
+            pairs.insert(family, pair);
+        }
+    }
+    pairs
+}
+
+/// The families that grew by more than their epsilon. One that had no value cannot.
+pub fn violations(policy: &Policy, pairs: &Pairs) -> Vec<Violation> {
+    let of = |(family, pair): (&&'static str, &Pair)| Violation {
+        family,
+        module: pair.module.clone(),
+        base: pair.base,
+        current: pair.current,
+        epsilon: policy.epsilon(family),
+    };
+    let grown =
+        |violation: &Violation| violation.base > 0.0 && violation.current > violation.allowed();
+    pairs.iter().map(of).filter(grown).collect()
+}
+
+/// Values of the modules that both have.
+pub fn both<'a>(base: &'a Risks, current: &'a Risks) -> impl Iterator<Item = (&'a str, f64, f64)> {
+    base.modules.iter().filter_map(|(module, before)| {
+        let now = current.modules.get(module)?;
+        Some((module.as_str(), *before, *now))
+    })
+}
+
+/// Both decisions about the baseline against the subject, in the words of the reference's probe.
+pub fn probe(policy: &Policy, base: &Risks, current: &Risks) -> Json {
+    let grown = most_grown(base, current);
+    let found = violations(policy, &grown);
+    let stable_guard = violations(policy, &largest(base, current)).is_empty();
+    let of = |read: &dyn Fn(&Pair) -> f64| {
+        let values: BTreeMap<&str, f64> = grown
+            .iter()
+            .map(|(family, pair)| (*family, read(pair)))
+            .collect();
+        json!(values)
+    };
+    let epsilons: BTreeMap<&str, f64> = grown
+        .keys()
+        .map(|family| (*family, policy.epsilon(family)))
+        .collect();
+    let listed: Vec<Json> = found.iter().map(Violation::details).collect();
+    let missing: Vec<&String> = base
+        .modules
+        .keys()
+        .filter(|module| !current.modules.contains_key(*module))
+        .collect();
+    json!({
+        "probe": "rmt_cross_model_v2",
+        "family_aggregation": "delta_max",
+        "activation_windows": current.windows,
+        "tokens": current.tokens,
+        "passed": found.is_empty(),
+        "action": if found.is_empty() { "continue" } else { "abort" },
+        "stable": found.is_empty(),
+        "stable_guard": stable_guard,
+        "edge_risk_by_family_base": of(&|pair| pair.base),
+        "edge_risk_by_family": of(&|pair| pair.current),
+        "epsilon_by_family": epsilons,
+        "epsilon_default": policy.epsilon_default,
+        "epsilon_violations": listed,
+        "violations": found.iter().map(Violation::message).collect::<Vec<_>>(),
+        "edge_risk_by_module_count": current.modules.len(),
+        "edge_risk_by_module_base_top": top(base),
+        "edge_risk_by_module_top": top(current),
+        "edge_risk_by_module_delta_top": top_growth(base, current),
+        "modules_missing": missing,
+        "modules_rejected": current.rejected,
+    })
+}
+
+/// The modules of largest value; of equal ones the first by name.
+fn top(risks: &Risks) -> Vec<Json> {
+    let mut modules: Vec<(&String, f64)> = risks
+        .modules
+        .iter()
+        .map(|(module, risk)| (module, *risk))
+        .collect();
+    modules.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let top = modules.into_iter().take(TOP);
+    top.map(|(module, value)| json!({"module": module, "value": value}))
+        .collect()
+}
+
+fn top_growth(base: &Risks, current: &Risks) -> Vec<Json> {
+    let mut modules: Vec<(&str, f64, f64)> = both(base, current).collect();
+    modules.sort_by(|a, b| (b.2 - b.1).total_cmp(&(a.2 - a.1)));
+    let top = modules.into_iter().take(TOP);
+    top.map(|(module, before, now)| {
+        json!({
+            "module": module,
+            "base": before,
+            "cur": now,
+            "delta": now - before,
+            "delta_frac": (before > 0.0).then(|| (now - before) / before),
+        })
+    })
+    .collect()
+}
