@@ -22,6 +22,9 @@ pub const ORDER: [&str; 5] = [
     "primary-metric",
 ];
 
+/// Guards that judge only when they are named: this host does not measure yet what they ask for.
+const WAITING: [&str; 3] = ["spectral", "rmt", "variance"];
+
 /// Without this guard there is no metric and no report.
 const REQUIRED: &str = "primary-metric";
 
@@ -37,7 +40,8 @@ pub struct Guards {
 }
 
 impl Guards {
-    /// Loads the guards called `order`; an empty list means every installed guard of [`ORDER`] and then every other one.
+    /// Loads the guards called `order`; an empty list means every installed guard of [`ORDER`] and then every other one,
+    /// those of [`WAITING`] excepted.
     /// Repetitions count once: a guard is a function of tables, so a second answer would equal the first.
     ///
     /// # Errors
@@ -60,14 +64,14 @@ impl Guards {
             Ok(())
         };
         if order.is_empty() {
-            for id in ORDER {
+            for id in ORDER.iter().filter(|id| !WAITING.contains(id)) {
                 add(id, false)?;
             }
             let installed = toolbox
                 .registry()
                 .entries()
                 .filter(|e| e.kind() == packhost_plugin::PluginKind::Guard);
-            for entry in installed {
+            for entry in installed.filter(|entry| !WAITING.contains(&entry.id())) {
                 add(entry.id(), true)?;
             }
         }
