@@ -110,7 +110,7 @@ fn unknown_formats_are_refused() {
         let failure = bench::plan::<Fp8>(&params, &model).unwrap_err().to_string();
         assert!(
             failure.starts_with(&format!(
-                "invalid parameters: unknown variant `{format}`, expected one of `e4m3`"
+                "invalid parameters: `format`: unknown variant `{format}`, expected one of `e4m3`"
             )),
             "{failure}"
         );
