@@ -18,8 +18,10 @@ pub mod table;
 mod tensors;
 pub mod tiers;
 mod wanted;
+mod weights;
 pub mod windows;
 
 pub use error::{Error, Result};
 pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure};
 pub use predictions::needs_predictions;
+pub use weights::TIED_HEAD;

@@ -8,6 +8,7 @@
 //! | `kl.mean`, `kl.median`, `kl.p99`, `kl.max` | `final`; `model` for both arms | KL divergence of the subject's prediction from the baseline's per scored token (nats) |
 //! | `same_top.share` | `final`; `model` | share of scored tokens where both predict the same token as likeliest |
 //! | `tensor.shape`, `tensor.dtype`, `tensor.non_finite` | each tensor | axes, dtype, count of NaN and infinite values |
+//! | `weight.*` | each weight | norms, singular values, change from the baseline: see the module `weights` |
 //! | `vocabulary` | each embedding | rows |
 //! | `parameter.count`, `tying`, `structure.digest`, `config.vocab_size`, `norm.names` | `model` | see [`crate::structure`] |
 //! | `probe.GUARD.NAME` | each tensor asked for | the guard's own statistic |

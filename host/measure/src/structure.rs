@@ -132,7 +132,7 @@ pub(crate) fn select_tensors<'a>(
 }
 
 /// Whether a name matches a pattern in which `*` stands for any number of characters.
-fn matches_glob(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches_glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = name.strip_prefix(first) else {

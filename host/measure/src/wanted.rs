@@ -5,6 +5,7 @@ use crate::measure::{MeasureRequest, Request};
 use crate::predictions::{OF_DIVERGENCE, OF_WINDOWS};
 use crate::structure::{self, select_tensors};
 use crate::tensors::OF_TENSORS;
+use crate::weights::{self, WeightQuantity};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) of_model: BTreeSet<&'a str>,
     /// Per tensor the quantities asked for.
     pub(crate) of_tensors: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Per weight, by the name that its rows have, the statistics asked for.
+    pub(crate) of_weights: BTreeMap<&'a str, BTreeSet<WeightQuantity>>,
     /// Probes per tensor.
     pub(crate) probes: BTreeMap<&'a str, Vec<&'a Request>>,
 }
@@ -62,6 +65,13 @@ impl<'a> Wanted<'a> {
             for name in self.select(request, wish)? {
                 self.of_tensors.entry(name).or_default().insert(quantity);
             }
+        } else if quantity.starts_with(weights::PREFIX) {
+            let parsed = WeightQuantity::parse(quantity).map_err(|reason| wish.refuse(reason))?;
+            let names =
+                weights::select(request, scope, parsed).map_err(|reason| wish.refuse(reason))?;
+            for name in names {
+                self.of_weights.entry(name).or_default().insert(parsed);
+            }
         } else if quantity.starts_with("probe.") {
             let own = format!("probe.{}.", wish.guard);
             if !quantity.starts_with(&own) || request.probe.is_none() {
@@ -95,6 +105,7 @@ fn unknown(wish: &Request) -> Error {
         &OF_WINDOWS[..],
         &OF_DIVERGENCE,
         &OF_TENSORS,
+        &weights::NAMES,
         &structure::OF_MODEL,
         &[structure::VOCABULARY],
     ]

@@ -76,6 +76,15 @@ fn requests() -> Vec<Request> {
     ] {
         requests.push(request(quantity, "*"));
     }
+    for quantity in [
+        "sigma.ones.4",
+        "frobenius_sq",
+        "singular",
+        "shift",
+        "overlap",
+    ] {
+        requests.push(request(&format!("weight.{quantity}"), "*"));
+    }
     for quantity in packhost_measure::structure::OF_MODEL {
         requests.push(request(quantity, "model"));
     }
@@ -94,6 +103,38 @@ fn losses_close(table: &Table, expected: &Value) {
                 "{arm} {index}: {got} for {expected}"
             );
         }
+    }
+}
+
+/// Sigma by four power iterations, the leading singular value within its bound, and the Frobenius norm.
+fn weights_close(table: &Table, expected: &Value) {
+    let expected = expected.as_object().unwrap();
+    assert!(expected.len() >= 42);
+    for (name, figures) in expected {
+        let number = |quantity: &str| table.number(name, quantity).unwrap();
+        relative(
+            name,
+            number("weight.sigma.ones.4"),
+            &figures["power4_f32"],
+            2e-6,
+        );
+        relative(
+            name,
+            number("weight.frobenius_sq").sqrt(),
+            &figures["frobenius"],
+            2e-6,
+        );
+        let leading = table.vector(name, "weight.singular").unwrap();
+        let top = figures["svd_f64"].as_f64().unwrap();
+        assert!(
+            leading[0] <= top * (1.0 + 2e-6),
+            "{name}: {leading:?} for {top}"
+        );
+        assert!(
+            top - leading[0] <= leading[8] + 2e-6 * top,
+            "{name}: {leading:?} for {top}"
+        );
+        relative(name, leading[0], &figures["svd_f64"], 0.02);
     }
 }
 
@@ -146,6 +187,7 @@ fn windows_losses_and_divergence() {
     let baseline: Measured = measure(&request).unwrap();
     assert_eq!(baseline.structural_failure, None);
     losses_close(&baseline.table, &figures["baseline"]["losses"]);
+    weights_close(&baseline.table, &figures["baseline"]["sigma"]);
     for arm in ["preview", "final"] {
         let expected = &figures["baseline"]["perplexity"][arm];
         relative(arm, perplexity(&baseline.table, arm), expected, 1e-5);
@@ -189,6 +231,17 @@ fn windows_losses_and_divergence() {
 
     let expected = &figures["subjects"]["scale_l5_up_1.12"];
     losses_close(&full.table, &expected["losses"]);
+    weights_close(&full.table, &expected["sigma"]);
+    let shift = full.table.vector(name, "weight.shift").unwrap();
+    let relative_change = (shift[0] / shift[1]).sqrt();
+    assert!((relative_change - 0.12).abs() < 1e-3, "{relative_change}");
+    let overlap = full.table.number(name, "weight.overlap").unwrap();
+    assert!(overlap > 0.999, "{overlap}");
+    let shifts = full
+        .table
+        .rows()
+        .filter(|row| row.quantity == "weight.shift");
+    assert_eq!(shifts.count(), 1, "only what changed is compared");
     let ratio = perplexity(&full.table, "final") / perplexity(&baseline.table, "final");
     let wanted = expected["ratio_final"].as_f64().unwrap();
     assert!((ratio - wanted).abs() <= 2e-6, "{ratio} for {wanted}");

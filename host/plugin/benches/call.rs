@@ -19,7 +19,10 @@ use std::{
 use packhost_plugin::{
     CacheDir, EditPlugin, Engine, EngineOptions, Registry, Role, Target, TensorInfo,
 };
-use packhost_tensor::{DType, Device, Result, Summary, Tensor, cpu::Cpu, program::Program};
+use packhost_tensor::{
+    DType, Device, Result, Shift, Summary, Tensor, WeightStats, WeightWish, cpu::Cpu,
+    program::Program,
+};
 
 const ROUNDS: usize = 7;
 const COLUMNS: usize = 4096;
@@ -81,6 +84,14 @@ impl Device for Recorder<'_> {
 
     fn convert(&self, tensor: &Tensor, dtype: DType, saturate: bool) -> Result<Tensor> {
         self.device.convert(tensor, dtype, saturate)
+    }
+
+    fn weight_stats(&self, tensor: &Tensor, wish: &WeightWish) -> Result<WeightStats> {
+        self.device.weight_stats(tensor, wish)
+    }
+
+    fn shift(&self, tensor: &Tensor, base: &Tensor) -> Result<Shift> {
+        self.device.shift(tensor, base)
     }
 }
 

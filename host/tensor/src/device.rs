@@ -1,6 +1,6 @@
 //! The operations that every device offers. Plugins reach tensors through this trait and nothing else.
 
-use crate::{DType, Result, Tensor, program::Program};
+use crate::{DType, Result, Shift, Tensor, WeightStats, WeightWish, program::Program};
 
 /// One number over a whole tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,4 +58,11 @@ pub trait Device: Send + Sync {
 
     /// A copy in another dtype, rounded half to even.
     fn convert(&self, tensor: &Tensor, dtype: DType, saturate: bool) -> Result<Tensor>;
+
+    /// Statistics of a weight, all that `wish` names in one go. Refuses tensors that are not floats, and, where more than the
+    /// counts are wanted, those that have not two axes.
+    fn weight_stats(&self, tensor: &Tensor, wish: &WeightWish) -> Result<WeightStats>;
+
+    /// How far `tensor` is from `base`, which has its shape; both read as f32.
+    fn shift(&self, tensor: &Tensor, base: &Tensor) -> Result<Shift>;
 }

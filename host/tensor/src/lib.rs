@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 pub mod program;
 mod tensor;
+mod weight_stats;
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
@@ -19,3 +20,6 @@ pub use device::{Device, Summary};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::{Tensor, TensorMut};
+pub use weight_stats::{
+    LEADING, Leading, Norms, Power, Shift, Spread, Start, WeightStats, WeightWish,
+};

@@ -7,7 +7,8 @@ use packhost_plugin::{
     ModelInfo, Plugin, Role, Target, TensorInfo,
 };
 use packhost_tensor::{
-    DType, Device, Error as TensorError, Result, Summary, Tensor, program::Program,
+    DType, Device, Error as TensorError, Result, Shift, Summary, Tensor, WeightStats, WeightWish,
+    program::Program,
 };
 
 use crate::guest::Guest;
@@ -82,6 +83,14 @@ impl Device for Plain {
 
     fn convert(&self, tensor: &Tensor, dtype: DType, _: bool) -> Result<Tensor> {
         Tensor::from_f32(dtype, tensor.shape(), &tensor.to_f32())
+    }
+
+    fn weight_stats(&self, _: &Tensor, _: &WeightWish) -> Result<WeightStats> {
+        Err(unserved("weight-stats"))
+    }
+
+    fn shift(&self, _: &Tensor, _: &Tensor) -> Result<Shift> {
+        Err(unserved("shift"))
     }
 }
 

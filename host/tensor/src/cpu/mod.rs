@@ -6,7 +6,7 @@
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{
-    DType, Device, Error, Result, Summary, Tensor,
+    DType, Device, Error, Result, Shift, Summary, Tensor, WeightStats, WeightWish,
     program::{Op, Program},
 };
 
@@ -18,6 +18,7 @@ pub mod network;
 pub mod noise;
 mod select;
 mod summary;
+mod weight_stats;
 pub(crate) mod widen;
 
 pub use kernel::Level;
@@ -126,5 +127,13 @@ impl Device for Cpu {
                 .apply(self, &program, &[tensor], &[], dtype, saturate);
         }
         convert::from_integers(self, tensor, dtype, saturate)
+    }
+
+    fn weight_stats(&self, tensor: &Tensor, wish: &WeightWish) -> Result<WeightStats> {
+        weight_stats::weight_stats(self, tensor, wish)
+    }
+
+    fn shift(&self, tensor: &Tensor, base: &Tensor) -> Result<Shift> {
+        weight_stats::shift(self, tensor, base)
     }
 }
