@@ -6,6 +6,7 @@ mod common;
 
 use std::{fs, io::Write};
 
+use common::memory::{MIB, peak, reset_peak};
 use packhost_model::{
     Checkpoint, Error,
     writer::{Changes, CheckpointWriter, WriteOptions},
@@ -13,29 +14,9 @@ use packhost_model::{
 use packhost_tensor::Tensor;
 use serde_json::json;
 
-const MIB: usize = 1 << 20;
 /// Bytes of each tensor, and how many each of two shards has.
 const TENSOR: usize = 16 * MIB;
 const TENSORS: usize = 8;
-
-/// Peak resident memory since [`reset_peak`], in bytes.
-fn peak() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<usize>()
-        .unwrap()
-        * 1024
-}
-
-fn reset_peak() {
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-}
 
 #[test]
 fn an_edit_holds_one_tensor_at_a_time() {

@@ -6,6 +6,9 @@
     reason = "every test file uses a part of it"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod memory;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::{Value, json};

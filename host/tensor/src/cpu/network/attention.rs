@@ -175,6 +175,7 @@ vectorized! {
     fn weigh(scores: &mut [f32], from: usize, first: usize, count: usize, reach: usize, state: &mut State) {
         let (scores, _) = scores.as_chunks_mut::<LANES>();
         const VECTORS: usize = QUERIES / LANES;
+        const CHAINS: usize = 4;
         let keys = scores.len() / VECTORS;
         for vector in 0..count.div_ceil(LANES) {
             // These queries stand at `low..=high`. Keys `begin..end` (counted from `from`) are seen by some of them.
@@ -188,13 +189,24 @@ vectorized! {
             let mut max: Lanes = [0.0; LANES];
             max.copy_from_slice(&state.max[at..at + LANES]);
             let before = max;
-            for key in begin..end {
-                let score = &mut scores[key * VECTORS + vector];
-                if !all_see(from + key) {
-                    for (lane, score) in score.iter_mut().enumerate() {
-                        *score = if sees(from + key, lane) { *score } else { f32::NEG_INFINITY };
+            for key in (begin..end).filter(|&key| !all_see(from + key)) {
+                for (lane, score) in scores[key * VECTORS + vector].iter_mut().enumerate() {
+                    *score = if sees(from + key, lane) { *score } else { f32::NEG_INFINITY };
+                }
+            }
+            // Several maxima side by side hide the latency of the comparison; the largest of them is the same.
+            let mut running = [max; CHAINS];
+            let mut key = begin;
+            while key + CHAINS <= end {
+                for (chain, running) in running.iter_mut().enumerate() {
+                    let score = &scores[(key + chain) * VECTORS + vector];
+                    for lane in 0..LANES {
+                        running[lane] = larger(running[lane], score[lane]);
                     }
                 }
+                key += CHAINS;
+            }
+            for score in (key..end).map(|key| &scores[key * VECTORS + vector]).chain(&running) {
                 for lane in 0..LANES {
                     max[lane] = larger(max[lane], score[lane]);
                 }

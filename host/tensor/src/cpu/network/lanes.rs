@@ -105,10 +105,10 @@ pub fn padded(values: &[f32], fill: f32) -> Lanes {
 }
 
 /// `e^x`, within 1.5 units in the last place; 0 where the result would be subnormal (processors take a hundred times as
-/// long to make such a number, and in a softmax it stands for nothing), infinity beyond the range, NaN for NaN.
+/// long to make such a number, and in a softmax it stands for nothing), infinity from 127.5 ln 2 on, NaN for NaN.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite: ln 2 in two parts), `e^r` by its Taylor polynomial of degree 7,
-/// then two scalings by powers of two, because `2^128` is none of f32's.
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite: ln 2 in two parts), and `e^r = 1 + r + r^2 q(r)`, where `q`
+/// has degree 4 and meets the exact quotient at the five Chebyshev nodes of that range: relative error 1.1e-8.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// Adding and subtracting it rounds to an integer; the integer then sits in the low bits of the sum.
@@ -117,28 +117,27 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// The logarithm of the smallest normal number, rounded up.
     const LOWEST: f32 = -87.336_54;
-    let inside = x.clamp(LOWEST, 89.0);
+    /// `n` is at most 128, and an exponent that is too large by one stands for infinity.
+    const HIGHEST: f32 = 89.0;
+    let inside = x.clamp(LOWEST, HIGHEST);
     let shifted = inside.mul_add(std::f32::consts::LOG2_E, SHIFT);
     let n = shifted - SHIFT;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, inside));
-    let mut p = 1.0f32 / 5040.0;
-    p = p.mul_add(r, 1.0 / 720.0);
-    p = p.mul_add(r, 1.0 / 120.0);
-    p = p.mul_add(r, 1.0 / 24.0);
-    p = p.mul_add(r, 1.0 / 6.0);
+    let mut p = 1.392_621_3e-3f32;
+    p = p.mul_add(r, 8.363_203e-3);
+    p = p.mul_add(r, 4.166_655_6e-2);
+    p = p.mul_add(r, 1.666_657_6e-1);
     p = p.mul_add(r, 0.5);
     p = p.mul_add(r, 1.0);
     p = p.mul_add(r, 1.0);
-    let power = shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32;
-    let half = power >> 1;
-    let result = p * power_of_two(half) * power_of_two(power.wrapping_sub(half));
+    let result = p * power_of_two(shifted.to_bits().wrapping_sub(SHIFT.to_bits()));
     if x < LOWEST { 0.0 } else { result }
 }
 
-/// `2^n` for `-126 <= n <= 127`.
+/// `2^n` for `-126 <= n <= 127`, infinity for 128; `n` in two's complement.
 #[inline(always)]
-fn power_of_two(n: i32) -> f32 {
-    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+fn power_of_two(n: u32) -> f32 {
+    f32::from_bits(n.wrapping_add(127) << 23)
 }
 
 #[cfg(test)]
@@ -176,7 +175,10 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(88.4), f32::INFINITY);
         assert_eq!(exp(89.0), f32::INFINITY);
+        assert_eq!(exp(1000.0), f32::INFINITY);
+        assert!(exp(88.37).is_finite());
         assert!(exp(f32::NAN).is_nan());
         assert_eq!(exp(-87.5), 0.0);
         assert!(exp(-87.3) >= f32::MIN_POSITIVE);
