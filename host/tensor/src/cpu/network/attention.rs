@@ -9,8 +9,8 @@ use std::{cell::RefCell, ops::Range};
 use super::lanes::{LANES, Lanes, exp, larger, vectorized};
 use crate::cpu::matmul::{Spread, Store, Strided, ViewMut, small_product};
 
-/// Queries per block.
-pub const QUERIES: usize = 64;
+/// Queries per block: one panel of the AVX-512 product.
+pub const QUERIES: usize = 96;
 /// Keys per block.
 pub const KEYS: usize = 256;
 
