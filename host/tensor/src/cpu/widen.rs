@@ -1,12 +1,25 @@
 //! From stored numbers to f32, a row panel at a time.
 
-use crate::{DType, cpu::network::lanes::vectorized};
+use crate::{
+    DType,
+    cpu::network::lanes::{LANES, vectorized},
+};
 
 vectorized! {
     /// bf16 to f32, exact. `bytes` holds two little-endian bytes per number.
     fn bf16(bytes: &[u8], out: &mut [f32]) {
-        for (out, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            *out = f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16);
+        let one = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+        let (pairs, _) = bytes.as_chunks::<2>();
+        // Whole vectors are spelled out: rows are short, and a loop unrolled further would leave most of them to its end.
+        let (vectors, rest) = out.as_chunks_mut::<LANES>();
+        let (stored, stored_rest) = pairs.split_at(vectors.len() * LANES);
+        for (out, stored) in vectors.iter_mut().zip(stored.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                out[lane] = one(&stored[lane]);
+            }
+        }
+        for (out, pair) in rest.iter_mut().zip(stored_rest) {
+            *out = one(pair);
         }
     }
 
