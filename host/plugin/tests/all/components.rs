@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::device::engine;
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -28,7 +28,7 @@ fn vectors(name: &str) -> PathBuf {
 }
 
 /// The first-party plugins, or `None` (said aloud, past the test harness) where they are not built.
-fn registry() -> Option<Registry> {
+pub fn registry() -> Option<Registry> {
     let dir = root().join("plugins");
     match Registry::scan(&dir) {
         Ok(registry) => Some(registry),
@@ -46,7 +46,7 @@ fn registry() -> Option<Registry> {
     }
 }
 
-fn load(registry: &Registry, id: &str) -> Plugin {
+pub fn load(registry: &Registry, id: &str) -> Plugin {
     engine()
         .load(registry.get(id).unwrap())
         .unwrap_or_else(|error| panic!("{error}"))

@@ -9,6 +9,7 @@ mod components;
 mod device;
 mod drafts;
 mod evil;
+mod guards;
 mod guest;
 mod load;
 mod registry;

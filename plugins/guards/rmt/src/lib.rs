@@ -9,7 +9,11 @@
 //! subject on the same windows, and with policy `probe` a second comparison on more windows decides by the module that grew
 //! most, which a family's largest value can hide.
 //!
-//! Quantities: `activation.edge_risk.SET` of the modules with the roles of [`ROLES`], and `activation.tokens.SET`.
+//! The older rule about weights (a largest singular value that grew by more than a margin) is reported as
+//! `details.weight_outliers`, baseline against subject, and decides nothing.
+//!
+//! Quantities: `activation.edge_risk.SET` of the modules with the roles of [`ROLES`], `activation.tokens.SET`, and of the same
+//! modules' weights [`SIGMA`], which another guard asks for anyway.
 
 mod calibrate;
 mod policy;
@@ -43,6 +47,9 @@ const ROLES: [&str; 9] = [
     "router",
 ];
 
+/// The largest singular value of a weight.
+const SIGMA: &str = "weight.sigma.ones.4";
+
 struct Rmt;
 
 impl Guard for Rmt {
@@ -66,7 +73,8 @@ impl Guard for Rmt {
             let risks = ROLES.map(|role| Request::new(&quantity, &format!("role:{role}")));
             std::iter::once(tokens).chain(risks).collect::<Vec<_>>()
         };
-        Ok(sets.iter().flat_map(of_set).collect())
+        let weights = ROLES.map(|role| Request::new(SIGMA, &format!("role:{role}")));
+        Ok(sets.iter().flat_map(of_set).chain(weights).collect())
     }
 
     fn judge(policy: &Policy, baseline: &Table, subject: &Table) -> Result<Step> {
@@ -99,6 +107,8 @@ impl Guard for Rmt {
         };
         let mut details = judged.details();
         details["modules_missing"] = json!(missing);
+        let (base, current) = (baseline.numbers(SIGMA)?, subject.numbers(SIGMA)?);
+        details["weight_outliers"] = rule::outliers(policy, &base, &current);
         if policy.probe {
             let set = policy.probe_set();
             let before = Risks::read(policy, baseline, &set, "baseline")?;

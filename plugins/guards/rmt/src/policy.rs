@@ -14,7 +14,7 @@ pub struct Policy {
     pub epsilon_default: f64,
     /// Accepted relative growth by family.
     pub epsilon_by_family: BTreeMap<String, f64>,
-    /// Part of the reference's policies; serves counts of outliers only and decides nothing.
+    /// Of the older rule about weights, which is reported and decides nothing: growth above `(1 + deadband)·margin`.
     pub margin: f64,
     /// As `margin`.
     pub deadband: f64,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use packhost_sdk::json::{Value as Json, json};
+use packhost_sdk::module_name;
 
 use crate::policy::{FAMILIES, Policy};
 use crate::risks::{Risks, family};
@@ -131,6 +132,38 @@ pub fn violations(policy: &Policy, pairs: &Pairs) -> Vec<Violation> {
     let grown =
         |violation: &Violation| violation.base > 0.0 && violation.current > violation.allowed();
     pairs.iter().map(of).filter(grown).collect()
+}
+
+/// The older rule about a weight's largest singular value: growth above `(1 + deadband)·margin`, and the growth.
+pub fn outlier(policy: &Policy, sigma: f64, base: f64) -> (bool, f64) {
+    let ratio = sigma / base;
+    (ratio > (1.0 + policy.deadband) * policy.margin, ratio)
+}
+
+/// Weights that the older rule finds in the subject against the baseline. It decides nothing.
+pub fn outliers(
+    policy: &Policy,
+    base: &BTreeMap<&str, f64>,
+    current: &BTreeMap<&str, f64>,
+) -> Json {
+    let known = base.iter().filter(|(_, sigma)| **sigma > 0.0);
+    let pairs = known.filter_map(|(tensor, base)| Some((*tensor, *base, *current.get(tensor)?)));
+    let pairs = pairs.filter(|(tensor, ..)| module_name(tensor).is_some_and(|module| policy.admits(module)));
+    let mut measured = 0;
+    let mut found = Vec::new();
+    for (tensor, base, sigma) in pairs {
+        measured += 1;
+        let (outlier, ratio) = outlier(policy, sigma, base);
+        if outlier {
+            found.push(json!({"module": module_name(tensor), "sigma_base": base, "sigma_cur": sigma, "ratio": ratio}));
+        }
+    }
+    json!({
+        "threshold": (1.0 + policy.deadband) * policy.margin,
+        "weights": measured,
+        "count": found.len(),
+        "outliers": found,
+    })
 }
 
 /// Values of the modules that both have.

@@ -128,6 +128,36 @@ fn accepted_growth() {
 }
 
 #[test]
+fn weights_by_the_older_rule() {
+    let sigma = |sigma: &Json| {
+        let mut rows = table([("a.mlp", 1.0)]).rows().to_vec();
+        rows.push(Row {
+            scope: "a.mlp.weight".to_owned(),
+            quantity: SIGMA.to_owned(),
+            value: Value::Number(sigma.as_f64().unwrap()),
+        });
+        Table::new(rows)
+    };
+    let file = vectors("rmt");
+    for vector in of(&file, "weight_rule") {
+        let policy = json!({"deadband": vector["deadband"], "margin": vector["margin"]});
+        let verdict = judge(
+            &policy,
+            &sigma(&vector["sigma_base"]),
+            &sigma(&vector["sigma"]),
+        );
+        let (found, expected) = (&verdict.details["weight_outliers"], &vector["expected"]);
+        assert_eq!(found["weights"], json!(1));
+        assert_eq!(found["count"] == json!(1), expected["outlier"] == json!(true));
+        if expected["outlier"] == json!(true) {
+            assert_eq!(found["outliers"][0]["module"], json!("a.mlp"));
+            near("ratio", &found["outliers"][0]["ratio"], &expected["ratio"], 1e-12);
+        }
+        assert_eq!(verdict.status, Status::Pass, "it decides nothing");
+    }
+}
+
+#[test]
 fn probe() {
     let file = vectors("verdict");
     for vector in of(&file, "rmt_probe") {
@@ -285,7 +315,11 @@ fn what_is_asked_for() {
         usual[1],
         ("activation.edge_risk.even8".into(), "role:embedding".into())
     );
-    assert_eq!(usual.len(), 1 + ROLES.len());
+    assert_eq!(usual.len(), 1 + 2 * ROLES.len());
+    assert_eq!(
+        usual[1 + ROLES.len()],
+        ("weight.sigma.ones.4".into(), "role:embedding".into())
+    );
     assert!(
         plan(r#"{"probe": true}"#).contains(&("activation.tokens.even64".into(), "model".into()))
     );

@@ -10,8 +10,8 @@
 //! unseen, whatever it was before; that is another guard's work.
 //!
 //! Quantities: `weight.sigma.START.N` and, where collapse is looked for, `weight.frobenius_sq`, `weight.row_norms` and
-//! `weight.column_norms`, of every matrix called `*.weight` in scope. A module is a tensor's name without `.weight`. Of a tied
-//! head there is one row, the embedding's.
+//! `weight.column_norms`, of every matrix called `*.weight` in scope. A module is a tensor's name without `.weight`. A tied
+//! head counts as a module of its own, as in the reference: the host gives it rows that repeat the embedding's.
 
 mod calibrate;
 mod details;
