@@ -506,9 +506,19 @@ fn rmt_weights_by_the_older_rule() {
         let (_, details) = judge(&rmt, &policy, &with("sigma_base"), &with("sigma"));
         let (found, expected) = (&details["weight_outliers"], &vector["expected"]);
         let is_outlier = expected["outlier"].as_bool().unwrap();
-        assert_eq!(found["count"], json!(usize::from(is_outlier)), "{}", vector["id"]);
+        assert_eq!(
+            found["count"],
+            json!(usize::from(is_outlier)),
+            "{}",
+            vector["id"]
+        );
         if is_outlier {
-            near("ratio", &found["outliers"][0]["ratio"], &expected["ratio"], 1e-12);
+            near(
+                "ratio",
+                &found["outliers"][0]["ratio"],
+                &expected["ratio"],
+                1e-12,
+            );
         }
     }
 }

@@ -148,7 +148,8 @@ pub fn outliers(
 ) -> Json {
     let known = base.iter().filter(|(_, sigma)| **sigma > 0.0);
     let pairs = known.filter_map(|(tensor, base)| Some((*tensor, *base, *current.get(tensor)?)));
-    let pairs = pairs.filter(|(tensor, ..)| module_name(tensor).is_some_and(|module| policy.admits(module)));
+    let pairs = pairs
+        .filter(|(tensor, ..)| module_name(tensor).is_some_and(|module| policy.admits(module)));
     let mut measured = 0;
     let mut found = Vec::new();
     for (tensor, base, sigma) in pairs {

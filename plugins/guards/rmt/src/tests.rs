@@ -148,10 +148,18 @@ fn weights_by_the_older_rule() {
         );
         let (found, expected) = (&verdict.details["weight_outliers"], &vector["expected"]);
         assert_eq!(found["weights"], json!(1));
-        assert_eq!(found["count"] == json!(1), expected["outlier"] == json!(true));
+        assert_eq!(
+            found["count"] == json!(1),
+            expected["outlier"] == json!(true)
+        );
         if expected["outlier"] == json!(true) {
             assert_eq!(found["outliers"][0]["module"], json!("a.mlp"));
-            near("ratio", &found["outliers"][0]["ratio"], &expected["ratio"], 1e-12);
+            near(
+                "ratio",
+                &found["outliers"][0]["ratio"],
+                &expected["ratio"],
+                1e-12,
+            );
         }
         assert_eq!(verdict.status, Status::Pass, "it decides nothing");
     }
