@@ -72,11 +72,13 @@ impl Table {
     /// # Errors
     /// When a row is of another kind.
     pub fn vectors(&self, quantity: &str) -> Result<BTreeMap<&str, &[f64]>> {
-        let read = |(scope, value)| match value {
-            &Value::Vector(ref vector) => Ok((scope, vector.as_slice())),
-            other => Err(wrong(scope, quantity, "a vector", Some(other))),
-        };
-        self.by_scope(quantity).into_iter().map(read).collect()
+        let values = self.by_scope(quantity).into_iter();
+        values
+            .map(|(scope, value)| match value {
+                Value::Vector(vector) => Ok((scope, vector.as_slice())),
+                other => Err(wrong(scope, quantity, "a vector", Some(other))),
+            })
+            .collect()
     }
 
     /// The value of `quantity` at `scope`.
