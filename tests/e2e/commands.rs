@@ -225,7 +225,7 @@ fn plugin_inspect() {
     assert_snapshot!(bench.says("plugin inspect quant-rtm --plugins [REPO]/plugins"), @r"
     exit: 13
     ----- stderr -----
-    error: there is no plugin `quant-rtm`; there are collapse-faults, fp8, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt-faults, spectral-faults, structural-faults, variance-faults
+    error: there is no plugin `quant-rtm`; there are collapse-faults, fp8, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt, rmt-faults, spectral, spectral-faults, structural-faults, variance, variance-faults
     ");
 }
 
