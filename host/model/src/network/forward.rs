@@ -1,21 +1,21 @@
 //! One block of whole windows through the layers.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use packhost_tensor::cpu::{
-    matmul::{Spread, Store, TILE_ROWS, View, ViewMut, Weight, linear},
+    matmul::{Spread, Store, TILE_ROWS, View, ViewMut, linear},
     network::{
-        attention::attend,
-        elementwise::{add, add_scaled, gated, rms_norm, rms_norm_in_place},
+        attention::{Window, attend},
+        elementwise::{add, add_scaled, gated, rms_norm, rms_norm_in_place, scale, silu_gate},
         rotary::Rotary,
         router::route,
     },
 };
 
-use super::resolve::{Feed, Gated, Inner, Layer, Linear, Vector};
+use super::{
+    resolve::{Feed, Gated, Inner, Layer, Linear, Vector},
+    taps::{Observer, Segment},
+};
 use crate::error::{Error, Result};
 
 /// Rows of the feed-forward layer's wide activations that exist at a time.
@@ -36,20 +36,33 @@ pub(super) struct Buffers {
     wide: Vec<f32>,
     /// Input and output of one expert.
     expert: (Vec<f32>, Vec<f32>),
+    /// Outputs of single projections, where they are looked at or scaled.
+    apart: Apart,
     /// Normed final hidden states of the rows that predict a token.
     pub last: Vec<f32>,
     /// The baseline's counterpart of `last`.
     pub baseline: Vec<f32>,
 }
 
+/// Outputs that are not fused with what follows.
+#[derive(Debug, Default)]
+struct Apart {
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// Of a projection back to the residual stream's width.
+    back: Vec<f32>,
+}
+
 /// A block and how to run it.
 pub(super) struct Pass<'a> {
     pub network: &'a Inner,
     pub rotary: &'a Rotary,
-    /// The windows, as ranges of the block's rows.
-    pub windows: &'a [Range<usize>],
+    /// The windows' rows in the block.
+    pub windows: &'a [Window],
     pub spread: Spread,
     pub cancel: Option<&'a AtomicBool>,
+    /// Who looks at the modules' outputs.
+    pub observer: Option<&'a Observer<'a>>,
 }
 
 /// `buffer` with `len` numbers; what they are is left open.
@@ -70,7 +83,57 @@ pub(super) fn check(cancel: Option<&AtomicBool>) -> Result<()> {
 
 impl Pass<'_> {
     fn rows(&self) -> usize {
-        self.windows.last().map_or(0, |window| window.end)
+        self.windows.last().map_or(0, |window| window.rows.end)
+    }
+
+    /// Whether the output of `linear` must stand alone for a moment, because someone looks at it or it is scaled.
+    fn apart(&self, linear: &Linear) -> bool {
+        linear.factor != 1.0 || self.observed(&linear.name)
+    }
+
+    fn observed(&self, module: &str) -> bool {
+        self.observer.is_some_and(|observer| observer.wants(module))
+    }
+
+    /// The windows' rows, for modules that every row passes through.
+    fn segments(&self) -> Vec<Segment> {
+        let segment = |window: &Window| Segment {
+            rows: window.rows.clone(),
+            counted: window.rows.start + 1.min(window.tokens)..window.rows.start + window.tokens,
+        };
+        self.windows.iter().map(segment).collect()
+    }
+
+    /// Makes what stands in columns from `first` on of `output` (rows of `stride` numbers), the product with the weights of
+    /// `linear`, that module's output, and shows it.
+    fn settle(
+        &self,
+        linear: &Linear,
+        output: &mut [f32],
+        (first, stride): (usize, usize),
+        segments: &[Segment],
+    ) {
+        let width = linear.weight.rows();
+        let rows = output.len() / stride.max(1);
+        if linear.bias.is_some() || linear.factor != 1.0 {
+            self.spread.rows(output, stride, |_, row| {
+                let row = &mut row[first..first + width];
+                if let Some(bias) = linear.bias() {
+                    add(row, bias);
+                }
+                if linear.factor != 1.0 {
+                    scale(row, linear.factor);
+                }
+            });
+        }
+        if let Some(observer) = self.observer {
+            let view = View {
+                data: output.get(first..).unwrap_or(&[]),
+                rows,
+                stride,
+            };
+            observer.see(&linear.name, view, width, segments, self.spread);
+        }
     }
 
     fn width(&self) -> usize {
@@ -83,14 +146,20 @@ impl Pass<'_> {
         for (row, &token) in hidden.chunks_exact_mut(self.width()).zip(tokens) {
             self.network.embedding.row(token as usize, row);
         }
+        if let Some(observer) = self.observer {
+            let view = View::dense(hidden, self.rows());
+            let name = &self.network.embedding_name;
+            observer.see(name, view, self.width(), &self.segments(), self.spread);
+        }
     }
 
-    /// Fills the residual stream with hidden states kept per window.
-    pub fn resume(&self, states: &[Vec<f32>], buffers: &mut Buffers) {
+    /// Fills the residual stream with hidden states kept per window: of as many rows as it has, or more.
+    pub fn resume<'s>(&self, states: impl Iterator<Item = &'s [f32]>, buffers: &mut Buffers) {
         buffers.hidden.clear();
-        states
-            .iter()
-            .for_each(|state| buffers.hidden.extend_from_slice(state));
+        for (window, state) in self.windows.iter().zip(states) {
+            let rows = &state[..window.rows.len() * self.width()];
+            buffers.hidden.extend_from_slice(rows);
+        }
     }
 
     /// Runs layer `index` on the residual stream.
@@ -125,7 +194,9 @@ impl Pass<'_> {
         let predicting: Vec<usize> = self
             .windows
             .iter()
-            .flat_map(|window| window.start..window.end.max(1) - 1)
+            .flat_map(|window| {
+                window.rows.start..window.rows.start + window.tokens.saturating_sub(1)
+            })
             .collect();
         let last = sized(&mut buffers.last, predicting.len() * width);
         let hidden = &buffers.hidden;
@@ -158,11 +229,12 @@ impl Pass<'_> {
         let stride = heads.row();
         let qkv = sized(&mut buffers.qkv, rows * stride);
         let (queries, keys) = (heads.queries * heads.dim, heads.keys * heads.dim);
-        for (start, projection) in [
+        let projections = [
             (0, &layer.query),
             (queries, &layer.key),
             (queries + keys, &layer.value),
-        ] {
+        ];
+        for (start, projection) in projections {
             let out = ViewMut::new(&mut qkv[start..], stride);
             linear(
                 normed,
@@ -171,19 +243,25 @@ impl Pass<'_> {
                 Store::Replace,
                 self.spread,
             );
+            if self.apart(projection) {
+                self.settle(projection, qkv, (start, stride), &self.segments());
+            }
         }
+        let bias = projections.map(|(_, projection)| match self.apart(projection) {
+            true => None,
+            false => projection.bias(),
+        });
         let scale = (1.0 / (heads.dim as f64).sqrt()) as f32;
         let positions: Vec<usize> = self
             .windows
             .iter()
-            .flat_map(|window| 0..window.len())
+            .flat_map(|window| 0..window.rows.len())
             .collect();
         self.spread.rows(qkv, stride, |row, qkv| {
             let (q, rest) = qkv.split_at_mut(queries);
             let (k, v) = rest.split_at_mut(keys);
-            for (part, projection) in [(&mut *q, &layer.query), (k, &layer.key), (v, &layer.value)]
-            {
-                if let Some(bias) = projection.bias() {
+            for (part, bias) in [&mut *q, k, v].into_iter().zip(bias) {
+                if let Some(bias) = bias {
                     add(part, bias);
                 }
             }
@@ -202,30 +280,69 @@ impl Pass<'_> {
         let context = sized(&mut buffers.context, rows * queries);
         attend(heads, &buffers.qkv, self.windows, context, self.spread);
         let context = View::dense(context, rows);
-        self.project_onto(&layer.output, context, &mut buffers.hidden);
+        let back = sized(&mut buffers.apart.back, rows * width);
+        self.project(&layer.output, context, back, &self.segments());
+        self.add_rows(&mut buffers.hidden, back);
     }
 
-    /// `hidden += projection(x)`.
-    fn project_onto(&self, projection: &Linear, x: View<'_>, hidden: &mut [f32]) {
+    /// `hidden += back`, row by row. A sum of its own, so that a projection that is looked at gives the same bits as one that
+    /// is not.
+    fn add_rows(&self, hidden: &mut [f32], back: &[f32]) {
         let width = self.width();
-        linear(
-            x,
-            &projection.weight,
-            &ViewMut::new(hidden, width),
-            Store::Add,
-            self.spread,
-        );
-        if let Some(bias) = projection.bias() {
-            hidden
-                .chunks_exact_mut(width)
-                .take(x.rows)
-                .for_each(|row| add(row, bias));
-        }
+        self.spread
+            .rows(&mut hidden[..back.len()], width, |row, hidden| {
+                add(hidden, &back[row * width..(row + 1) * width]);
+            });
+    }
+
+    /// `out = projection(x)`, as it is shown to an observer.
+    fn project(&self, projection: &Linear, x: View<'_>, out: &mut [f32], segments: &[Segment]) {
+        let stride = projection.weight.rows();
+        let view = ViewMut::new(out, stride);
+        linear(x, &projection.weight, &view, Store::Replace, self.spread);
+        self.settle(projection, out, (0, stride), segments);
+    }
+
+    /// `out = down(silu(gate(x)) * up(x))`, each projection on its own.
+    fn dense_apart(
+        &self,
+        feed: &Gated,
+        x: View<'_>,
+        (wide, gate, up): (&mut Vec<f32>, &mut Vec<f32>, &mut Vec<f32>),
+        out: &mut [f32],
+        segments: &[Segment],
+    ) {
+        let columns = feed.gate.weight.rows();
+        let gate = sized(gate, x.rows * columns);
+        let up = sized(up, x.rows * columns);
+        self.project(&feed.gate, x, gate, segments);
+        self.project(&feed.up, x, up, segments);
+        let wide = sized(wide, x.rows * columns);
+        self.spread.rows(wide, columns, |row, out| {
+            let at = row * columns..(row + 1) * columns;
+            silu_gate(&gate[at.clone()], &up[at], out);
+        });
+        self.project(&feed.down, View::dense(wide, x.rows), out, segments);
+    }
+
+    fn gated_apart(&self, feed: &Gated) -> bool {
+        [&feed.gate, &feed.up, &feed.down]
+            .into_iter()
+            .any(|linear| self.apart(linear))
     }
 
     /// `hidden += down(silu(gate(normed)) * up(normed))`.
     fn dense(&self, feed: &Gated, buffers: &mut Buffers) {
         let (rows, width) = (self.rows(), self.width());
+        let Apart { gate, up, back } = &mut buffers.apart;
+        if self.gated_apart(feed) {
+            let back = sized(back, rows * width);
+            let x = View::dense(&buffers.normed[..rows * width], rows);
+            let scratch = (&mut buffers.wide, gate, up);
+            self.dense_apart(feed, x, scratch, back, &self.segments());
+            self.add_rows(&mut buffers.hidden, back);
+            return;
+        }
         let chunks = buffers.normed[..rows * width].chunks(WIDE_ROWS * width);
         for (x, hidden) in chunks.zip(buffers.hidden.chunks_mut(WIDE_ROWS * width)) {
             let count = x.len() / width;
@@ -237,23 +354,26 @@ impl Pass<'_> {
                 wide,
                 self.spread,
             );
-            self.project_onto(&feed.down, View::dense(wide, count), hidden);
+            let back = sized(back, count * width);
+            self.project(&feed.down, View::dense(wide, count), back, &[]);
+            self.add_rows(hidden, back);
         }
     }
 
     /// `hidden += sum over the chosen experts of weight * expert(normed)`, in the order of the experts.
-    fn experts(&self, router: &Weight, experts: &[Gated], active: usize, buffers: &mut Buffers) {
+    fn experts(&self, router: &Linear, experts: &[Gated], active: usize, buffers: &mut Buffers) {
         let (rows, width) = (self.rows(), self.width());
         let normed = &buffers.normed[..rows * width];
         let mut logits = vec![0.0; rows * experts.len()];
         let view = ViewMut::new(&mut logits, experts.len());
         linear(
             View::dense(normed, rows),
-            router,
+            &router.weight,
             &view,
             Store::Replace,
             self.spread,
         );
+        self.settle(router, &mut logits, (0, experts.len()), &self.segments());
         let mut served: Vec<Vec<(usize, f32)>> = vec![Vec::new(); experts.len()];
         for (row, logits) in logits.chunks_exact(experts.len()).enumerate() {
             for (expert, weight) in route(logits, active) {
@@ -261,24 +381,36 @@ impl Pass<'_> {
             }
         }
         for (feed, served) in experts.iter().zip(&served) {
-            for served in served.chunks(WIDE_ROWS) {
+            let apart = self.gated_apart(feed);
+            // All rows of a window must be there where they are looked at.
+            let most = if apart {
+                served.len().max(1)
+            } else {
+                WIDE_ROWS
+            };
+            if apart && served.is_empty() {
+                self.show_nothing(feed);
+            }
+            for served in served.chunks(most) {
                 let count = served.len();
                 let (input, output) = &mut buffers.expert;
                 let input = sized(input, count * width);
                 for (out, (row, _)) in input.chunks_exact_mut(width).zip(served) {
                     out.copy_from_slice(&normed[row * width..(row + 1) * width]);
                 }
-                let wide = sized(&mut buffers.wide, count * feed.gate.weight.rows());
-                gated(
-                    View::dense(input, count),
-                    feed.gate.affine(),
-                    feed.up.affine(),
-                    wide,
-                    self.spread,
-                );
+                let x = View::dense(input, count);
                 let output = sized(output, count * width);
-                output.fill(0.0);
-                self.project_onto(&feed.down, View::dense(wide, count), output);
+                if apart {
+                    let segments = self.segments_of(served);
+                    let Apart { gate, up, .. } = &mut buffers.apart;
+                    let scratch = (&mut buffers.wide, gate, up);
+                    self.dense_apart(feed, x, scratch, output, &segments);
+                } else {
+                    let wide = sized(&mut buffers.wide, count * feed.gate.weight.rows());
+                    let (gate, up) = (feed.gate.affine(), feed.up.affine());
+                    gated(x, gate, up, wide, self.spread);
+                    self.project(&feed.down, View::dense(wide, count), output, &[]);
+                }
                 for (output, (row, weight)) in output.chunks_exact(width).zip(served) {
                     add_scaled(
                         &mut buffers.hidden[row * width..(row + 1) * width],
@@ -286,6 +418,27 @@ impl Pass<'_> {
                         output,
                     );
                 }
+            }
+        }
+    }
+
+    /// The windows' rows among those that an expert serves, which are in order.
+    fn segments_of(&self, served: &[(usize, f32)]) -> Vec<Segment> {
+        let before = |row: usize| served.partition_point(|(at, _)| *at < row);
+        let segment = |Segment { rows, counted }: Segment| Segment {
+            rows: before(rows.start)..before(rows.end),
+            counted: before(counted.start)..before(counted.end),
+        };
+        self.segments().into_iter().map(segment).collect()
+    }
+
+    /// Shows an expert that serves no row of the block.
+    fn show_nothing(&self, feed: &Gated) {
+        if let Some(observer) = self.observer {
+            for linear in [&feed.gate, &feed.up, &feed.down] {
+                let (width, nothing) = (linear.weight.rows(), View::dense(&[], 0));
+                let segments = self.segments_of(&[]);
+                observer.see(&linear.name, nothing, width, &segments, self.spread);
             }
         }
     }

@@ -52,8 +52,10 @@ impl Reference {
 pub struct HiddenCache {
     pub(super) network: Network,
     pub(super) windows: Arc<[Vec<u32>]>,
-    /// By cut, then by window: the hidden states of all its tokens.
+    /// By cut, then by window: the hidden states of all its tokens, and of its padding where it carried any.
     pub(super) states: BTreeMap<usize, Arc<[Vec<f32>]>>,
+    /// The token that windows were padded with.
+    pub(super) padding: Option<u32>,
 }
 
 impl HiddenCache {
@@ -72,8 +74,27 @@ impl HiddenCache {
         floats as u64 * 4
     }
 
-    /// The last kept place that `subject` reaches with the hidden states of the baseline, and those states by window.
-    pub(super) fn entry(&self, subject: &Network) -> Option<(usize, &[Vec<f32>])> {
+    /// The last kept place that `subject` reaches with the hidden states of the baseline, and those states by window. There
+    /// is none where a window is to run with more rows than it was kept with, or with other padding.
+    pub(super) fn entry(
+        &self,
+        subject: &Network,
+        rows: &[usize],
+        padding: Option<u32>,
+    ) -> Option<(usize, &[Vec<f32>])> {
+        let width = subject.hidden();
+        let (_, any) = self.states.first_key_value()?;
+        let reaches = any
+            .iter()
+            .zip(rows)
+            .all(|(state, rows)| state.len() >= rows * width);
+        let padded = rows
+            .iter()
+            .zip(self.windows.iter())
+            .any(|(rows, window)| *rows > window.len());
+        if !reaches || (padded && padding != self.padding) {
+            return None;
+        }
         let shared = subject.shared_layers(&self.network);
         let (&cut, states) = self.states.range(..=shared).next_back()?;
         Some((cut, states))

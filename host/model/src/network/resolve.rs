@@ -1,6 +1,6 @@
 //! From named tensors to a network whose every shape has been checked.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use packhost_tensor::{
     DType, Tensor,
@@ -26,7 +26,7 @@ pub struct Network {
 }
 
 /// Parts of a network.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Inner {
     /// Added to the mean square of every norm.
     pub epsilon: f32,
@@ -34,6 +34,8 @@ pub(super) struct Inner {
     pub theta: f64,
     /// `[vocabulary, hidden]`.
     pub embedding: Weight,
+    /// The embedding's module name.
+    pub embedding_name: String,
     pub layers: Vec<Layer>,
     /// The final norm.
     pub norm: Vector,
@@ -42,7 +44,7 @@ pub(super) struct Inner {
 }
 
 /// One decoder layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub heads: Heads,
     pub attention_norm: Vector,
@@ -57,12 +59,12 @@ pub(super) struct Layer {
 }
 
 /// The feed-forward half of a layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Feed {
     Dense(Box<Gated>),
     Experts {
         /// `[experts, hidden]`.
-        router: Weight,
+        router: Box<Linear>,
         experts: Vec<Gated>,
         /// Experts that serve each token.
         active: usize,
@@ -70,7 +72,7 @@ pub(super) enum Feed {
 }
 
 /// `down(silu(gate(x)) * up(x))`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Gated {
     pub gate: Linear,
     pub up: Linear,
@@ -78,10 +80,14 @@ pub(super) struct Gated {
 }
 
 /// A projection and its bias.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Linear {
+    /// The module's name.
+    pub name: String,
     pub weight: Weight,
     pub bias: Option<Vector>,
+    /// By what the output is multiplied, bias and all; 1 except in [`Network::scaled`].
+    pub factor: f32,
 }
 
 impl Linear {
@@ -98,7 +104,7 @@ impl Linear {
 }
 
 /// A vector of weights, widened; the stored tensor is kept to tell whether two networks share it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Vector {
     tensor: Tensor,
     pub values: Vec<f32>,
@@ -116,6 +122,7 @@ impl Network {
         let resolver = Resolver { weights, config };
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = resolver.by_role(Role::Embedding, "model.embed_tokens.weight");
+        let embedding_name = embedding.trim_end_matches(".weight").to_owned();
         let embedding = resolver.matrix(&embedding, [vocabulary, hidden])?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
@@ -130,6 +137,7 @@ impl Network {
             epsilon: config.rms_norm_eps as f32,
             theta: config.rope_theta,
             embedding,
+            embedding_name,
             layers,
             norm: resolver.vector("model.norm.weight", hidden)?,
             head,
@@ -187,6 +195,46 @@ impl Network {
         pairs.take_while(|(a, b)| a.same(b)).count()
     }
 
+    /// Names of the modules that can be observed, in the order in which they run: the embedding, the projections of
+    /// attention, and those of the feed-forward layer with the router before its experts. The output projection is none.
+    pub fn modules(&self) -> Vec<&str> {
+        let layers = self.inner.layers.iter().flat_map(Layer::linears);
+        std::iter::once(self.inner.embedding_name.as_str())
+            .chain(layers.map(|linear| linear.name.as_str()))
+            .collect()
+    }
+
+    /// This network with the outputs of some projections (module names, see [`modules`](Self::modules)) multiplied by a
+    /// factor, the bias included. No weight is touched.
+    ///
+    /// # Errors
+    /// When a name is not that of a projection, or a factor is not finite.
+    pub fn scaled(&self, factors: &BTreeMap<String, f32>) -> Result<Self> {
+        let refused = |problem| Err(Error::Score { problem });
+        let mut inner = (*self.inner).clone();
+        let mut left = factors.clone();
+        for linear in inner.layers.iter_mut().flat_map(Layer::linears_mut) {
+            if let Some(factor) = left.remove(&linear.name) {
+                linear.factor *= factor;
+                if !factor.is_finite() {
+                    return refused(format!(
+                        "module `{}` cannot be scaled by {factor}; a factor is a finite number",
+                        linear.name
+                    ));
+                }
+            }
+        }
+        if let Some(name) = left.keys().next() {
+            return refused(format!(
+                "`{name}` is not a projection of this network; only projections within its layers can be scaled"
+            ));
+        }
+        Ok(Self {
+            inner: Arc::new(inner),
+            ..self.clone()
+        })
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }
@@ -201,6 +249,40 @@ fn same_tensor(a: &Tensor, b: &Tensor) -> bool {
 }
 
 impl Layer {
+    /// All projections, in the order in which they run.
+    fn linears(&self) -> Vec<&Linear> {
+        let mut all = vec![&self.query, &self.key, &self.value, &self.output];
+        match &self.feed {
+            Feed::Dense(dense) => all.extend(dense.linears()),
+            Feed::Experts {
+                router, experts, ..
+            } => {
+                all.push(router);
+                all.extend(experts.iter().flat_map(Gated::linears));
+            }
+        }
+        all
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut all = vec![
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.output,
+        ];
+        match &mut self.feed {
+            Feed::Dense(dense) => all.extend(dense.linears_mut()),
+            Feed::Experts {
+                router, experts, ..
+            } => {
+                all.push(router);
+                all.extend(experts.iter_mut().flat_map(Gated::linears_mut));
+            }
+        }
+        all
+    }
+
     fn same(&self, other: &Layer) -> bool {
         self.heads == other.heads
             && self.attention_norm.same(&other.attention_norm)
@@ -235,7 +317,7 @@ impl Feed {
                 },
             ) => {
                 active == other_active
-                    && same_tensor(router.tensor(), other_router.tensor())
+                    && router.same(other_router)
                     && experts.len() == other_experts.len()
                     && experts.iter().zip(other_experts).all(|(a, b)| a.same(b))
             }
@@ -245,6 +327,14 @@ impl Feed {
 }
 
 impl Gated {
+    fn linears(&self) -> [&Linear; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 3] {
+        [&mut self.gate, &mut self.up, &mut self.down]
+    }
+
     fn same(&self, other: &Gated) -> bool {
         self.gate.same(&other.gate) && self.up.same(&other.up) && self.down.same(&other.down)
     }
@@ -253,6 +343,7 @@ impl Gated {
 impl Linear {
     fn same(&self, other: &Linear) -> bool {
         same_tensor(self.weight.tensor(), other.weight.tensor())
+            && self.factor.to_bits() == other.factor.to_bits()
             && match (&self.bias, &other.bias) {
                 (None, None) => true,
                 (Some(a), Some(b)) => a.same(b),
@@ -322,7 +413,7 @@ impl Resolver<'_> {
         let block = format!("{prefix}.block_sparse_moe");
         let expert = |index| self.gated(&format!("{block}.experts.{index}"), ["w1", "w3", "w2"]);
         Ok(Feed::Experts {
-            router: self.matrix(&format!("{block}.gate.weight"), [count, hidden])?,
+            router: Box::new(self.linear(&format!("{block}.gate"), [count, hidden], false)?),
             experts: (0..count).map(expert).collect::<Result<_>>()?,
             active: self.config.num_experts_per_tok,
         })
@@ -345,6 +436,8 @@ impl Resolver<'_> {
             false => None,
         };
         Ok(Linear {
+            name: prefix.to_owned(),
+            factor: 1.0,
             weight: self.matrix(&format!("{prefix}.weight"), shape)?,
             bias,
         })

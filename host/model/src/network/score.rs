@@ -1,13 +1,18 @@
 //! Token losses of windows.
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use packhost_tensor::cpu::{
     matmul::{Spread, View},
     network::{
+        attention::Window,
         loss::{Output, TokenLoss, losses},
         rotary::Rotary,
     },
@@ -17,6 +22,7 @@ use super::{
     forward::{Buffers, Pass, check},
     kept::{HiddenCache, KeepPolicy, Reference},
     resolve::Network,
+    taps::{Collector, Observed, Observer, TapRequest},
 };
 use crate::error::{Error, Result};
 
@@ -32,11 +38,15 @@ pub struct ScoreRequest<'a> {
     pub windows: &'a [&'a [u32]],
     /// The baseline to compare with, of the same windows.
     pub reference: Option<&'a Reference>,
-    /// The baseline's hidden states on the same windows. The pass starts at the last kept place up to which this network
+    /// The baseline's hidden states on the same windows, or on these and further ones behind them. The pass starts at the last kept place up to which this network
     /// shares every tensor with that baseline, and from the front where there is none; the result is the same.
     pub start: Option<&'a HiddenCache>,
     /// What to keep for subjects of this network.
     pub keep: Option<KeepPolicy>,
+    /// Modules' outputs to observe on the way. They change no loss.
+    pub taps: Option<&'a TapRequest>,
+    /// Whether to tell the total variation beside a reference.
+    pub variation: bool,
     /// Ends the pass with [`Error::Cancelled`] soon after it becomes true.
     pub cancel: Option<&'a AtomicBool>,
 }
@@ -51,18 +61,23 @@ pub struct Scores {
     pub divergence: Option<Vec<Vec<f32>>>,
     /// Whether both models predict the same token as the likeliest.
     pub same_top: Option<Vec<Vec<bool>>>,
+    /// Total variation between the two predictions, `sum |p - q| / 2`.
+    pub variation: Option<Vec<Vec<f32>>>,
+    /// What was observed, where anything was to be.
+    pub observed: Option<Observed>,
     /// The reference that was asked for.
     pub reference: Option<Reference>,
     /// The hidden states that were asked for, when at least one place fits the budget.
     pub hidden: Option<HiddenCache>,
 }
 
-/// What one block gives; vectors go by window.
+/// What one block gives of one window.
+#[derive(Default)]
 struct Scored {
     tokens: Vec<TokenLoss>,
     /// Per kept cut.
-    states: Vec<Vec<Vec<f32>>>,
-    normed: Vec<Vec<f32>>,
+    states: Vec<Vec<f32>>,
+    normed: Vec<f32>,
 }
 
 impl Network {
@@ -70,31 +85,60 @@ impl Network {
     ///
     /// # Errors
     /// When a token id is outside the vocabulary, when reference or hidden states are of other windows, when the baseline
-    /// predicts another vocabulary, or when cancelled.
+    /// predicts another vocabulary, when a module or window to be observed is none of these, or when cancelled.
     pub fn score(&self, request: &ScoreRequest<'_>) -> Result<Scores> {
         self.validate(request)?;
         let windows = request.windows;
-        let tokens: usize = windows.iter().map(|window| window.len()).sum();
+        let rows: Vec<usize> = windows
+            .iter()
+            .enumerate()
+            .map(|(index, window)| match request.taps {
+                Some(taps) => taps.rows(index, window.len()),
+                None => window.len(),
+            })
+            .collect();
         let keep = request.keep.unwrap_or_default();
-        let cuts = keep.cuts(self.layers(), tokens, self.hidden());
-        let entry = request.start.and_then(|cache| cache.entry(self));
+        let cuts = keep.cuts(self.layers(), rows.iter().sum(), self.hidden());
+        let padding = request.taps.and_then(|taps| taps.padding);
+        let padding = padding.map(|padding| padding.token);
+        let entry = request
+            .start
+            .and_then(|cache| cache.entry(self, &rows, padding));
+        let (order, together) = order(windows.len(), request.taps);
+        let sizes: Vec<usize> = order.iter().map(|&window| rows[window]).collect();
+        let mut blocks = blocks(&sizes[together..]);
+        for block in &mut blocks {
+            *block = block.start + together..block.end + together;
+        }
         let job = Job {
             network: self,
             request,
-            rotary: self.rotary(windows),
+            rotary: self.rotary(rows.iter().copied().max().unwrap_or(0)),
             // A pass that starts behind a place to be kept would not see it.
             entry: entry.filter(|(at, _)| cuts.first().is_none_or(|first| at <= first)),
             cuts,
             keep_normed: keep.reference,
+            padding: padding.unwrap_or(0),
+            rows,
+            collector: Mutex::default(),
             buffers: Mutex::new(Vec::new()),
         };
-        let blocks = blocks(windows);
-        let (outer, inner) = self.spread(&blocks, windows);
-        let scored = outer.map(blocks.len(), |index| {
-            job.block(blocks[index].clone(), inner)
-        });
+        let mut scored = Vec::with_capacity(windows.len());
+        let mut first = 0;
+        if together > 0 {
+            scored.push(job.block(first, &order[..together], Spread::Pool));
+            first += 1;
+        }
+        let (outer, inner) = self.spread(&blocks, &sizes);
+        scored.extend(in_order(outer, blocks.len(), |index| {
+            job.block(first + index, &order[blocks[index].clone()], inner)
+        }));
+        let mut by_window: Vec<Scored> = windows.iter().map(|_| Scored::default()).collect();
         let scored = scored.into_iter().collect::<Result<Vec<_>>>()?;
-        Ok(self.gather(request, &job.cuts, scored))
+        for (window, scored) in order.into_iter().zip(scored.into_iter().flatten()) {
+            by_window[window] = scored;
+        }
+        Ok(self.gather(job, by_window))
     }
 
     fn validate(&self, request: &ScoreRequest<'_>) -> Result<()> {
@@ -117,6 +161,11 @@ impl Network {
                 .map(Vec::as_slice)
                 .eq(request.windows.iter().copied())
         };
+        let begins = |windows: &[Vec<u32>]| {
+            windows
+                .get(..request.windows.len())
+                .is_some_and(|windows| same(windows))
+        };
         if let Some(reference) = request.reference {
             if !same(&reference.windows) {
                 return refused("the reference was made from other windows".into());
@@ -128,14 +177,36 @@ impl Network {
                 ));
             }
         }
-        if request.start.is_some_and(|cache| !same(&cache.windows)) {
+        if request.start.is_some_and(|cache| !begins(&cache.windows)) {
             return refused("the hidden states to start from were made from other windows".into());
+        }
+        if let Some(taps) = request.taps {
+            let known: BTreeSet<&str> = self.modules().into_iter().collect();
+            if let Some(name) = taps
+                .modules
+                .keys()
+                .find(|name| !known.contains(name.as_str()))
+            {
+                return refused(format!("this network has no module `{name}` to observe"));
+            }
+            let last = taps.last_window();
+            if let Some(window) = last.filter(|&last| last >= request.windows.len()) {
+                return refused(format!(
+                    "window {window} is to be observed, but there are {}",
+                    request.windows.len()
+                ));
+            }
+            let token = taps.padding.map(|padding| padding.token);
+            if let Some(token) = token.filter(|&token| token as usize >= vocabulary) {
+                return refused(format!(
+                    "the padding token is {token}, the vocabulary has {vocabulary} entries"
+                ));
+            }
         }
         Ok(())
     }
 
-    fn rotary(&self, windows: &[&[u32]]) -> Rotary {
-        let longest = windows.iter().map(|window| window.len()).max().unwrap_or(0);
+    fn rotary(&self, longest: usize) -> Rotary {
         let dim = self
             .inner()
             .layers
@@ -150,14 +221,9 @@ impl Network {
 
     /// Where to use the threads: over blocks when there are enough of them, else within each block. Which it is changes
     /// nothing in the result.
-    fn spread(&self, blocks: &[Range<usize>], windows: &[&[u32]]) -> (Spread, Spread) {
+    fn spread(&self, blocks: &[Range<usize>], sizes: &[usize]) -> (Spread, Spread) {
         let threads = rayon::current_num_threads();
-        let rows = |block: &Range<usize>| {
-            windows[block.clone()]
-                .iter()
-                .map(|window| window.len())
-                .sum::<usize>()
-        };
+        let rows = |block: &Range<usize>| sizes[block.clone()].iter().sum::<usize>();
         let widest = self.inner().layers.iter().map(|layer| {
             let feed = match &layer.feed {
                 super::resolve::Feed::Dense(dense) => dense.gate.weight.rows(),
@@ -180,7 +246,8 @@ impl Network {
         }
     }
 
-    fn gather(&self, request: &ScoreRequest<'_>, cuts: &[usize], scored: Vec<Scored>) -> Scores {
+    fn gather(&self, job: Job<'_>, scored: Vec<Scored>) -> Scores {
+        let request = job.request;
         let keep = request.keep.unwrap_or_default();
         let windows: Arc<[Vec<u32>]> = match request.keep {
             Some(_) => request
@@ -190,69 +257,106 @@ impl Network {
                 .collect(),
             None => Arc::new([]),
         };
-        let mut tokens = Vec::new();
+        let mut tokens = Vec::with_capacity(scored.len());
         let mut normed = Vec::new();
-        let mut states: Vec<Vec<Vec<f32>>> = vec![Vec::new(); cuts.len()];
-        for block in scored {
-            tokens.extend(block.tokens);
-            normed.extend(block.normed);
-            for (all, block) in states.iter_mut().zip(block.states) {
-                all.extend(block);
+        let mut states: Vec<Vec<Vec<f32>>> = vec![Vec::new(); job.cuts.len()];
+        for window in scored {
+            tokens.push(window.tokens);
+            normed.push(window.normed);
+            for (all, state) in states.iter_mut().zip(window.states) {
+                all.push(state);
             }
         }
-        let mut rest = tokens.as_slice();
-        let by_window: Vec<&[TokenLoss]> = request
-            .windows
-            .iter()
-            .map(|window| {
-                let (mine, others) = rest.split_at(window.len().saturating_sub(1));
-                rest = others;
-                mine
-            })
-            .collect();
+        let collector = job.collector.into_inner();
+        let collector = collector.unwrap_or_else(PoisonError::into_inner);
         let compared = request.reference.is_some();
         Scores {
-            losses: each(&by_window, |token| token.loss),
-            divergence: compared.then(|| each(&by_window, |token| token.divergence)),
-            same_top: compared.then(|| each(&by_window, |token| token.same_top)),
+            losses: each(&tokens, |token| token.loss),
+            divergence: compared.then(|| each(&tokens, |token| token.divergence)),
+            same_top: compared.then(|| each(&tokens, |token| token.same_top)),
+            variation: (compared && request.variation)
+                .then(|| each(&tokens, |token| token.variation)),
+            observed: request.taps.map(|taps| collector.finish(taps)),
             reference: keep.reference.then(|| Reference {
                 windows: windows.clone(),
                 normed: normed.into(),
                 head: self.inner().head.clone(),
             }),
-            hidden: (!cuts.is_empty()).then(|| HiddenCache {
+            hidden: (!job.cuts.is_empty()).then(|| HiddenCache {
                 network: self.clone(),
                 windows,
-                states: cuts
+                states: job
+                    .cuts
                     .iter()
                     .copied()
                     .zip(states.into_iter().map(Into::into))
                     .collect(),
+                padding: request
+                    .taps
+                    .and_then(|taps| taps.padding)
+                    .map(|padding| padding.token),
             }),
         }
     }
 }
 
 /// One number of every token.
-fn each<T>(windows: &[&[TokenLoss]], field: impl Fn(&TokenLoss) -> T) -> Vec<Vec<T>> {
+fn each<T>(windows: &[Vec<TokenLoss>], field: impl Fn(&TokenLoss) -> T) -> Vec<Vec<T>> {
     windows
         .iter()
         .map(|window| window.iter().map(&field).collect())
         .collect()
 }
 
-/// Cuts the windows into blocks of at least [`BLOCK_ROWS`] tokens.
-fn blocks(windows: &[&[u32]]) -> Vec<Range<usize>> {
+/// The windows in the order in which they run, and how many of the first of them must be one block: those that a spectrum is
+/// taken of.
+fn order(windows: usize, taps: Option<&TapRequest>) -> (Vec<usize>, usize) {
+    let together = taps.map(|taps| &taps.spectrum_windows);
+    let first = |window: &usize| together.is_some_and(|together| together.contains(window));
+    let mut order: Vec<usize> = (0..windows).filter(first).collect();
+    let count = order.len();
+    order.extend((0..windows).filter(|window| !first(window)));
+    (order, count)
+}
+
+/// Cuts windows of so many rows into blocks of at least [`BLOCK_ROWS`] rows.
+fn blocks(sizes: &[usize]) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let (mut start, mut rows) = (0, 0);
-    for (index, window) in windows.iter().enumerate() {
-        rows += window.len();
-        if rows >= BLOCK_ROWS || index + 1 == windows.len() {
+    for (index, size) in sizes.iter().enumerate() {
+        rows += size;
+        if rows >= BLOCK_ROWS || index + 1 == sizes.len() {
             blocks.push(start..index + 1);
             (start, rows) = (index + 1, 0);
         }
     }
     blocks
+}
+
+/// The results of `work` for every index below `count`. Indices are handed out in ascending order, so that what waits for
+/// its predecessors never waits for more of them than there are threads.
+fn in_order<R: Send>(
+    spread: Spread,
+    count: usize,
+    work: impl Fn(usize) -> R + Sync + Send,
+) -> Vec<R> {
+    if spread == Spread::Here {
+        return (0..count).map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let workers = spread.map(rayon::current_num_threads(), |_| {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return done;
+            }
+            done.push((index, work(index)));
+        }
+    });
+    let mut done: Vec<(usize, R)> = workers.into_iter().flatten().collect();
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// What all blocks share.
@@ -262,6 +366,12 @@ struct Job<'a> {
     rotary: Rotary,
     cuts: Vec<usize>,
     keep_normed: bool,
+    /// Rows of each window, padding included.
+    rows: Vec<usize>,
+    /// The token of padding.
+    padding: u32,
+    /// What observers saw.
+    collector: Mutex<Collector>,
     /// The cut to start from, and the hidden states there by window.
     entry: Option<(usize, &'a [Vec<f32>])>,
     /// Activations that are not in use.
@@ -269,49 +379,71 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn block(&self, block: Range<usize>, spread: Spread) -> Result<Scored> {
+    /// Runs block `index`, the windows `members`; gives what it made of each of them.
+    fn block(&self, index: usize, members: &[usize], spread: Spread) -> Result<Vec<Scored>> {
         check(self.request.cancel)?;
         let idle = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffers = idle().pop().unwrap_or_default();
-        let scored = self.run(block, spread, &mut buffers);
+        let observer = self.request.taps.map(|taps| Observer::new(taps, members));
+        let scored = self.run(members, observer.as_ref(), spread, &mut buffers);
         idle().push(buffers);
+        if let Some(observer) = observer {
+            let collector = self.collector.lock();
+            let mut collector = collector.unwrap_or_else(PoisonError::into_inner);
+            collector.take(index, observer.finish());
+        }
         scored
     }
 
-    fn run(&self, block: Range<usize>, spread: Spread, buffers: &mut Buffers) -> Result<Scored> {
-        let windows = &self.request.windows[block.clone()];
+    fn run(
+        &self,
+        members: &[usize],
+        observer: Option<&Observer<'_>>,
+        spread: Spread,
+        buffers: &mut Buffers,
+    ) -> Result<Vec<Scored>> {
+        let tokens = |window: usize| self.request.windows[window];
         let mut end = 0;
-        let ranges: Vec<Range<usize>> = windows
+        let windows: Vec<Window> = members
             .iter()
-            .map(|window| {
-                end += window.len();
-                end - window.len()..end
+            .map(|&window| {
+                end += self.rows[window];
+                Window {
+                    rows: end - self.rows[window]..end,
+                    tokens: tokens(window).len(),
+                }
             })
             .collect();
         let pass = Pass {
             network: self.network.inner(),
             rotary: &self.rotary,
-            windows: &ranges,
+            windows: &windows,
             spread,
             cancel: self.request.cancel,
+            observer,
         };
         let width = self.network.hidden();
-        let rows_of = |rows: &[f32], range: &Range<usize>| {
-            rows[range.start * width..range.end * width].to_vec()
-        };
-        let mut states = Vec::with_capacity(self.cuts.len());
+        let mut scored: Vec<Scored> = members.iter().map(|_| Scored::default()).collect();
         let mut keep = |cut: usize, hidden: &[f32]| {
             if self.cuts.contains(&cut) {
-                states.push(ranges.iter().map(|range| rows_of(hidden, range)).collect());
+                for (scored, window) in scored.iter_mut().zip(&windows) {
+                    let rows = window.rows.start * width..window.rows.end * width;
+                    scored.states.push(hidden[rows].to_vec());
+                }
             }
         };
         let first = match self.entry {
             Some((cut, states)) => {
-                pass.resume(&states[block.clone()], buffers);
+                let states = members.iter().map(|&window| states[window].as_slice());
+                pass.resume(states, buffers);
                 cut
             }
             None => {
-                pass.embed(windows.iter().copied().flatten(), buffers);
+                let padded = members.iter().flat_map(|&window| {
+                    let padding = std::iter::repeat(&self.padding);
+                    tokens(window).iter().chain(padding).take(self.rows[window])
+                });
+                pass.embed(padded, buffers);
                 0
             }
         };
@@ -323,15 +455,17 @@ impl Job<'_> {
         pass.finish(buffers);
 
         check(self.request.cancel)?;
-        let targets: Vec<u32> = windows
+        let targets: Vec<u32> = members
             .iter()
-            .flat_map(|window| window.iter().skip(1).copied())
+            .flat_map(|&window| tokens(window).iter().skip(1).copied())
             .collect();
         let baseline = self.request.reference.map(|reference| {
             buffers.baseline.clear();
-            reference.normed[block.clone()]
-                .iter()
-                .for_each(|rows| buffers.baseline.extend_from_slice(rows));
+            for &window in members {
+                buffers
+                    .baseline
+                    .extend_from_slice(&reference.normed[window]);
+            }
             Output {
                 hidden: View::dense(&buffers.baseline, targets.len()),
                 head: &reference.head,
@@ -342,20 +476,16 @@ impl Job<'_> {
             hidden: View::dense(last, targets.len()),
             head: &self.network.inner().head,
         };
-        let tokens = losses(subject, baseline, &targets, spread);
-        let mut normed = Vec::new();
-        if self.keep_normed {
-            let mut rest = last;
-            for window in windows {
-                let (mine, others) = rest.split_at(window.len().saturating_sub(1) * width);
-                normed.push(mine.to_vec());
-                rest = others;
+        let losses = losses(subject, baseline, &targets, self.request.variation, spread);
+        let mut at = 0;
+        for (scored, &window) in scored.iter_mut().zip(members) {
+            let range = at..at + tokens(window).len().saturating_sub(1);
+            at = range.end;
+            scored.tokens = losses[range.clone()].to_vec();
+            if self.keep_normed {
+                scored.normed = last[range.start * width..range.end * width].to_vec();
             }
         }
-        Ok(Scored {
-            tokens,
-            states,
-            normed,
-        })
+        Ok(scored)
     }
 }

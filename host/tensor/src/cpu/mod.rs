@@ -10,6 +10,7 @@ use crate::{
     program::{Op, Program},
 };
 
+pub mod activation;
 mod convert;
 mod kernel;
 pub mod linalg;

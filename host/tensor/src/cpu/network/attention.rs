@@ -46,33 +46,47 @@ struct Scratch {
     sums: Vec<f32>,
 }
 
-/// Attention within each of `windows` (ranges of rows of `qkv`). Queries must be scaled and queries and keys turned to
-/// their positions already. `out` takes `queries * dim` numbers per row.
+/// The rows of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// All of them.
+    pub rows: Range<usize>,
+    /// How many of them, from the first on, are tokens. The others are padding: they see the tokens before them as any row
+    /// does, but are never seen, and one that sees no token at all (behind a sliding window) gets zeros.
+    pub tokens: usize,
+}
+
+impl Window {
+    /// Rows without padding.
+    pub fn whole(rows: Range<usize>) -> Self {
+        let tokens = rows.len();
+        Self { rows, tokens }
+    }
+}
+
+/// Attention within each of `windows` (rows of `qkv`). Queries must be scaled and queries and keys turned to their positions
+/// already. `out` takes `queries * dim` numbers per row.
 ///
 /// # Panics
-/// When a window lies outside the rows.
-pub fn attend(
-    heads: &Heads,
-    qkv: &[f32],
-    windows: &[Range<usize>],
-    out: &mut [f32],
-    spread: Spread,
-) {
+/// When a window lies outside the rows, or has more tokens than rows.
+pub fn attend(heads: &Heads, qkv: &[f32], windows: &[Window], out: &mut [f32], spread: Spread) {
     let width = heads.queries * heads.dim;
     let out = ViewMut::new(out, width);
     spread.each(windows.len() * heads.keys, |index| {
         let (window, key) = (&windows[index / heads.keys], index % heads.keys);
-        let rows = &qkv[window.start * heads.row()..window.end * heads.row()];
+        let (range, tokens) = (&window.rows, window.tokens);
+        assert!(tokens <= range.len(), "more tokens than rows");
+        let rows = &qkv[range.start * heads.row()..range.end * heads.row()];
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.scores.resize(KEYS * QUERIES, 0.0);
             scratch.sums.resize(heads.dim * QUERIES, 0.0);
             let group = heads.queries / heads.keys;
             for query in key * group..(key + 1) * group {
-                one_head(heads, rows, query, key, scratch, |row| {
+                one_head(heads, rows, tokens, (query, key), scratch, |row| {
                     // SAFETY: this task is the only one for this window and this head.
                     unsafe {
                         out.row_part(
-                            window.start + row,
+                            range.start + row,
                             query * heads.dim..(query + 1) * heads.dim,
                         )
                     }
@@ -82,12 +96,13 @@ pub fn attend(
     });
 }
 
-/// One head over one window.
+/// One head over one window, whose first `tokens` rows are tokens. Padding has blocks of its own: what stands in a block
+/// with a row decides on the row's last bits.
 fn one_head<'a>(
     heads: &Heads,
     rows: &[f32],
-    query: usize,
-    key: usize,
+    tokens: usize,
+    (query, key): (usize, usize),
     Scratch { scores, sums }: &mut Scratch,
     mut out: impl FnMut(usize) -> &'a mut [f32],
 ) {
@@ -108,13 +123,19 @@ fn one_head<'a>(
         columns: count,
         steps: (1, stride),
     };
-    for first in (0..len).step_by(QUERIES) {
-        let count = QUERIES.min(len - first);
+    let blocks = |range: Range<usize>| {
+        let end = range.end;
+        range
+            .step_by(QUERIES)
+            .map(move |first| (first, QUERIES.min(end - first)))
+    };
+    for (first, count) in blocks(0..tokens).chain(blocks(tokens..len)) {
         let mut state = State::default();
         let mut from = (first + 1).saturating_sub(reach);
+        let end = tokens.min(first + count);
         let mut store = Store::Replace;
-        while from < first + count {
-            let width = KEYS.min(first + count - from);
+        while from < end {
+            let width = KEYS.min(end - from);
             let queries = by_row(query, first, count);
             let keys = by_element(heads.queries + key, from, width);
             small_product(queries, keys, scores, QUERIES, Store::Replace);
@@ -141,6 +162,10 @@ fn one_head<'a>(
             from += width;
         }
         for row in 0..count {
+            if (first + row + 1).saturating_sub(reach) >= tokens {
+                out(first + row).fill(0.0);
+                continue;
+            }
             let factor = 1.0 / state.sums[row];
             for (out, sums) in out(first + row).iter_mut().zip(sums.chunks_exact(QUERIES)) {
                 *out = sums[row] * factor;
@@ -254,7 +279,7 @@ mod tests {
     use super::*;
 
     /// Attention as its definition has it, in f64.
-    fn plain(heads: &Heads, qkv: &[f32], window: Range<usize>, out: &mut [f64]) {
+    fn plain(heads: &Heads, qkv: &[f32], window: &Window, out: &mut [f64]) {
         let (stride, dim) = (heads.row(), heads.dim);
         let at = |row: usize, head: usize| {
             qkv[row * stride + head * dim..row * stride + (head + 1) * dim]
@@ -263,11 +288,12 @@ mod tests {
         };
         for head in 0..heads.queries {
             let group = head / (heads.queries / heads.keys);
-            for row in window.clone() {
-                let start = heads.window.map_or(window.start, |w| {
-                    window.start.max((row + 1).saturating_sub(w))
+            for row in window.rows.clone() {
+                let start = heads.window.map_or(window.rows.start, |w| {
+                    window.rows.start.max((row + 1).saturating_sub(w))
                 });
-                let scores: Vec<f64> = (start..=row)
+                let end = (row + 1).min(window.rows.start + window.tokens);
+                let scores: Vec<f64> = (start..end)
                     .map(|other| {
                         at(row, head)
                             .zip(at(other, heads.queries + group))
@@ -278,7 +304,7 @@ mod tests {
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 for element in 0..dim {
-                    out[row * heads.queries * dim + head * dim + element] = (start..=row)
+                    out[row * heads.queries * dim + head * dim + element] = (start..end)
                         .zip(&scores)
                         .map(|(other, score)| {
                             let value = qkv[other * stride
@@ -342,14 +368,14 @@ mod tests {
             ),
         ] {
             let mut rows = 0;
-            let window = |end: usize| std::mem::replace(&mut rows, end)..end;
-            let windows: Vec<Range<usize>> = ends.into_iter().map(window).collect();
+            let window = |end: usize| Window::whole(std::mem::replace(&mut rows, end)..end);
+            let windows: Vec<Window> = ends.into_iter().map(window).collect();
             let qkv: Vec<f32> = (0..rows * heads.row())
                 .map(|i| ((i * 7919 % 10_007) as f32 / 5003.5 - 1.0) * 1.5)
                 .collect();
             let mut expected = vec![0.0f64; rows * heads.queries * heads.dim];
             for window in &windows {
-                plain(&heads, &qkv, window.clone(), &mut expected);
+                plain(&heads, &qkv, window, &mut expected);
             }
             let mut out = vec![f32::NAN; expected.len()];
             attend(&heads, &qkv, &windows, &mut out, Spread::Here);
@@ -362,6 +388,65 @@ mod tests {
             let mut spread = vec![0.0; out.len()];
             attend(&heads, &qkv, &windows, &mut spread, Spread::Pool);
             assert_eq!(out, spread);
+        }
+    }
+
+    #[test]
+    fn padding_sees_tokens_only_and_changes_no_bit_of_theirs() {
+        for reach in [None, Some(40), Some(1)] {
+            let heads = Heads {
+                queries: 4,
+                keys: 2,
+                dim: 8,
+                window: reach,
+            };
+            let tokens = [70, 1, 129, 64];
+            let numbers = |row: usize| {
+                (0..heads.row()).map(move |at| {
+                    let i = row * 1009 + at;
+                    (i * 7919 % 10_007) as f32 / 5003.5 - 1.0
+                })
+            };
+            let (mut padded, mut plain_rows) = (Vec::new(), Vec::new());
+            let (mut windows, mut bare) = (Vec::new(), Vec::new());
+            let (mut rows, mut bare_rows) = (0, 0);
+            for (index, tokens) in tokens.into_iter().enumerate() {
+                for row in 0..200 {
+                    padded.extend(numbers(index * 300 + row));
+                    if row < tokens {
+                        plain_rows.extend(numbers(index * 300 + row));
+                    }
+                }
+                windows.push(Window {
+                    rows: rows..rows + 200,
+                    tokens,
+                });
+                bare.push(Window::whole(bare_rows..bare_rows + tokens));
+                (rows, bare_rows) = (rows + 200, bare_rows + tokens);
+            }
+            let width = heads.queries * heads.dim;
+            let mut expected = vec![0.0; rows * width];
+            for window in &windows {
+                plain(&heads, &padded, window, &mut expected);
+            }
+            let mut out = vec![f32::NAN; rows * width];
+            attend(&heads, &padded, &windows, &mut out, Spread::Here);
+            for (index, (a, b)) in out.iter().zip(&expected).enumerate() {
+                assert!(
+                    (f64::from(*a) - b).abs() < 2e-5,
+                    "{reach:?} {index}: {a} {b}"
+                );
+            }
+            let mut alone = vec![f32::NAN; bare_rows * width];
+            attend(&heads, &plain_rows, &bare, &mut alone, Spread::Here);
+            for (window, bare) in windows.iter().zip(&bare) {
+                let from = window.rows.start * width;
+                let tokens = &out[from..from + window.tokens * width];
+                assert_eq!(
+                    tokens,
+                    &alone[bare.rows.start * width..bare.rows.end * width]
+                );
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct TokenLoss {
     pub divergence: f32,
     /// Whether both models hold the same token the likeliest (the lower index on ties); false when either has a NaN.
     pub same_top: bool,
+    /// Total variation between the two distributions, `sum |p - q| / 2`. Zero when it was not asked for.
+    pub variation: f32,
 }
 
 /// A model's normed final hidden states, one row per predicted token, and its output projection.
@@ -32,7 +34,12 @@ pub struct Output<'a> {
     pub head: &'a Weight,
 }
 
-/// Losses of `targets` (one per row of the subject's hidden states) and, with a baseline, the divergence from it.
+/// Logits of both models that are kept at a time and thread to tell the total variation, which needs the final sums of
+/// exponentials before it can look at a single difference.
+const KEPT: usize = 1 << 22;
+
+/// Losses of `targets` (one per row of the subject's hidden states) and, with a baseline, the divergence from it; with
+/// `variation` also the total variation. No other number's bits depend on `variation`.
 ///
 /// # Panics
 /// When the targets are not as many as the rows, lie outside the vocabulary, or the two models differ in rows or vocabulary.
@@ -40,6 +47,7 @@ pub fn losses(
     subject: Output<'_>,
     baseline: Option<Output<'_>>,
     targets: &[u32],
+    variation: bool,
     spread: Spread,
 ) -> Vec<TokenLoss> {
     let (rows, vocabulary) = (subject.hidden.rows, subject.head.rows());
@@ -53,6 +61,14 @@ pub fn losses(
             "two models that cannot be compared"
         );
     }
+    if let Some(baseline) = baseline.filter(|_| variation && vocabulary > 0) {
+        let tile = (KEPT / vocabulary).clamp(16, TILE_ROWS / 4);
+        let tiles = spread.map(rows.div_ceil(tile), |index| {
+            let rows = index * tile..rows.min((index + 1) * tile);
+            with_variation(subject, baseline, &targets[rows.clone()], rows)
+        });
+        return tiles.concat();
+    }
     let (down, across) = (rows.div_ceil(TILE_ROWS), vocabulary.div_ceil(GROUP));
     let parts = spread.map(down * across, |index| {
         let (row, group) = (index / across * TILE_ROWS, index % across * GROUP);
@@ -63,6 +79,7 @@ pub fn losses(
             &targets[rows.clone()],
             rows,
             group..vocabulary.min(group + GROUP),
+            |_, _, _, _| {},
         )
     });
     let mut out = Vec::with_capacity(rows);
@@ -80,13 +97,70 @@ pub fn losses(
     out
 }
 
-/// The running state of the tokens `rows` after the vocabulary entries `group`.
+/// The tokens `rows` with their total variation: the logits of both models stay until the sums are known.
+fn with_variation(
+    subject: Output<'_>,
+    baseline: Output<'_>,
+    targets: &[u32],
+    rows: Range<usize>,
+) -> Vec<TokenLoss> {
+    let vocabulary = subject.head.rows();
+    let mut logits = vec![0.0f32; rows.len() * vocabulary];
+    let mut base = vec![0.0f32; rows.len() * vocabulary];
+    let mut joined: Vec<Token> = Vec::new();
+    for group in (0..vocabulary).step_by(GROUP) {
+        let part = fold_group(
+            subject,
+            Some(baseline),
+            targets,
+            rows.clone(),
+            group..vocabulary.min(group + GROUP),
+            |row, panel, of_subject, of_baseline| {
+                let at = row * vocabulary + panel.start..row * vocabulary + panel.end;
+                logits[at.clone()].copy_from_slice(of_subject);
+                base[at].copy_from_slice(of_baseline);
+            },
+        );
+        if joined.is_empty() {
+            joined = part;
+            continue;
+        }
+        for (joined, part) in joined.iter_mut().zip(&part) {
+            joined.join(part);
+        }
+    }
+    let rows = logits
+        .chunks_exact(vocabulary)
+        .zip(base.chunks_exact(vocabulary));
+    joined
+        .iter()
+        .zip(rows)
+        .map(|(token, (logits, base))| {
+            let share = |state: &Softmax| (state.max, (1.0 / state.sum) as f32);
+            let sums = logits.chunks(GROUP).zip(base.chunks(GROUP));
+            let total: f64 = sums
+                .map(|(logits, base)| {
+                    let (p, q) = (share(&token.baseline), share(&token.subject));
+                    f64::from(apart(logits, base, p.0, p.1, q.0, q.1))
+                })
+                .sum();
+            TokenLoss {
+                variation: (total / 2.0) as f32,
+                ..token.finish(true)
+            }
+        })
+        .collect()
+}
+
+/// The running state of the tokens `rows` after the vocabulary entries `group`. With a baseline `keep` is shown the logits of
+/// both: the row (counted from the first), the panel's columns, the subject's and the baseline's numbers.
 fn fold_group(
     subject: Output<'_>,
     baseline: Option<Output<'_>>,
     targets: &[u32],
     rows: Range<usize>,
     group: Range<usize>,
+    mut keep: impl FnMut(usize, &Range<usize>, &[f32], &[f32]),
 ) -> Vec<Token> {
     let mut tokens = vec![Token::default(); rows.len()];
     let pick = |token: &mut Token, target: u32, panel: &Range<usize>, logits: &[f32]| {
@@ -122,8 +196,9 @@ fn fold_group(
                 let logits = logits
                     .chunks_exact(panel.len())
                     .zip(base.chunks_exact(panel.len()));
-                for ((token, &target), (logits, base)) in tokens.iter_mut().zip(targets).zip(logits)
-                {
+                let tokens = tokens.iter_mut().zip(targets).zip(logits).enumerate();
+                for (row, ((token, &target), (logits, base))) in tokens {
+                    keep(row, &panel, logits, base);
                     fold(&mut token.subject, logits, panel.start as u32);
                     fold_difference(token, logits, base, panel.start as u32);
                     pick(token, target, &panel, logits);
@@ -230,6 +305,7 @@ impl Token {
                 loss,
                 divergence: 0.0,
                 same_top: false,
+                variation: 0.0,
             };
         }
         let valid = !self.subject.sum.is_nan() && !self.baseline.sum.is_nan();
@@ -237,6 +313,7 @@ impl Token {
             loss,
             divergence: self.divergence() as f32,
             same_top: valid && self.subject.top == self.baseline.top,
+            variation: 0.0,
         }
     }
 
@@ -279,6 +356,26 @@ fn curve(d: f32) -> f32 {
 }
 
 vectorized! {
+    /// `sum |p - q|` with `p = e^(baseline - p_max) p_scale` and `q` of the subject likewise.
+    fn apart(subject: &[f32], baseline: &[f32], p_max: f32, p_scale: f32, q_max: f32, q_scale: f32) -> f32 {
+        let mut sums: Lanes = [0.0; LANES];
+        let (blocks, rest) = subject.as_chunks::<LANES>();
+        let (base_blocks, base_rest) = baseline.as_chunks::<LANES>();
+        for (subject, baseline) in blocks.iter().zip(base_blocks) {
+            for lane in 0..LANES {
+                let q = exp(subject[lane] - q_max) * q_scale;
+                sums[lane] += exp(baseline[lane] - p_max).mul_add(p_scale, -q).abs();
+            }
+        }
+        let rest = padded(rest, f32::NEG_INFINITY);
+        let base_rest = padded(base_rest, f32::NEG_INFINITY);
+        for lane in 0..LANES {
+            let q = exp(rest[lane] - q_max) * q_scale;
+            sums[lane] += exp(base_rest[lane] - p_max).mul_add(p_scale, -q).abs();
+        }
+        total(sums)
+    }
+
     /// Adds `logits`, the vocabulary entries from `first` on, to a softmax.
     fn fold(state: &mut Softmax, logits: &[f32], first: u32) {
         let max = largest(logits);
@@ -374,7 +471,7 @@ mod tests {
         base: &[f32],
         base_head: &Weight,
         targets: &[u32],
-    ) -> Vec<(f64, f64, bool)> {
+    ) -> Vec<(f64, f64, bool, f64)> {
         let log_softmax = |x: &[f32], head: &Weight| {
             let mut row = vec![0.0; width];
             let logits: Vec<f64> = (0..head.rows())
@@ -402,7 +499,17 @@ mod tests {
                 let q = log_softmax(&hidden[row * width..(row + 1) * width], head);
                 let p = log_softmax(&base[row * width..(row + 1) * width], base_head);
                 let divergence = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
-                (-q[target as usize], divergence, top(&q) == top(&p))
+                let apart = p
+                    .iter()
+                    .zip(&q)
+                    .map(|(p, q)| (p.exp() - q.exp()).abs())
+                    .sum::<f64>();
+                (
+                    -q[target as usize],
+                    divergence,
+                    top(&q) == top(&p),
+                    apart / 2.0,
+                )
             })
             .collect()
     }
@@ -425,14 +532,24 @@ mod tests {
                 hidden: View::dense(&hidden, rows),
                 head: &base_head,
             };
-            let found = losses(subject, Some(baseline), &targets, Spread::Here);
+            let found = losses(subject, Some(baseline), &targets, true, Spread::Here);
             assert_eq!(
                 found,
-                losses(subject, Some(baseline), &targets, Spread::Pool)
+                losses(subject, Some(baseline), &targets, true, Spread::Pool)
             );
-            let alone = losses(subject, None, &targets, Spread::Here);
+            let without = losses(subject, Some(baseline), &targets, false, Spread::Here);
+            for (found, without) in found.iter().zip(&without) {
+                assert_eq!(
+                    TokenLoss {
+                        variation: 0.0,
+                        ..*found
+                    },
+                    *without
+                );
+            }
+            let alone = losses(subject, None, &targets, false, Spread::Here);
             let mut same = 0;
-            for ((found, alone), (loss, divergence, top)) in found
+            for ((found, alone), (loss, divergence, top, variation)) in found
                 .iter()
                 .zip(&alone)
                 .zip(plain(&hidden, width, &head, &hidden, &base_head, &targets))
@@ -448,6 +565,12 @@ mod tests {
                     error <= 2e-3 * divergence.abs() + 1e-9,
                     "size {size}: {} {divergence}",
                     found.divergence
+                );
+                let error = (f64::from(found.variation) - variation).abs();
+                assert!(
+                    error <= 1e-5 * variation + 5e-7,
+                    "size {size}: {} {variation}",
+                    found.variation
                 );
                 same += usize::from(found.same_top == top);
             }
@@ -468,6 +591,7 @@ mod tests {
             },
             None,
             &[0, 2],
+            false,
             Spread::Here,
         );
         assert!(found.iter().all(|token| !token.loss.is_finite()));
@@ -477,14 +601,14 @@ mod tests {
             hidden: View::dense(&row, 1),
             head: &low,
         };
-        let found = losses(output, None, &[0], Spread::Here);
+        let found = losses(output, None, &[0], false, Spread::Here);
         assert!(
             (found[0].loss - 3f32.ln()).abs() < 1e-6,
             "{}",
             found[0].loss
         );
         assert_eq!(
-            losses(output, None, &[3], Spread::Here)[0].loss,
+            losses(output, None, &[3], false, Spread::Here)[0].loss,
             f32::INFINITY
         );
     }

@@ -1,0 +1,734 @@
+//! Statistics of a module's outputs: rows of f32 numbers, one per token, taken while they stand in the processor's caches.
+//!
+//! No matrix is copied or standardised in memory. Both spectral estimators multiply by `A' = A - 1 c^T` and by its transpose
+//! in **one** sweep over the rows (`w = A' v`, then `w_r A'_r` is added up while row `r` is in the first-level cache), so an
+//! iteration reads the matrix once. The shift `c` is subtracted before anything is multiplied: a large common mean costs no
+//! precision.
+//!
+//! Work is cut into pieces of [`CHUNK`] rows and joined in order, in f64: results depend on neither threads nor batches.
+
+use super::{
+    matmul::{Spread, View},
+    network::lanes::{LANES, Lanes, padded, total, vectorized},
+};
+
+/// Rows of a piece of work.
+const CHUNK: usize = 256;
+/// Rows that a sweep handles together, so that `v` and the sums are loaded once for all of them.
+const ROWS: usize = 4;
+/// Products each way of the leading singular values, and how many of these are told.
+pub const LEADING: usize = 8;
+/// Products each way of the edge risk.
+const RISK_ITERATIONS: usize = 3;
+/// What norms and variances are floored by.
+const FLOOR: f64 = 1e-12;
+
+/// Sums over the rows of one or several matrices of equal width, per feature.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sums {
+    /// How many rows were added.
+    pub rows: u64,
+    /// Sum of each feature.
+    pub sum: Vec<f64>,
+    /// Sum of each feature's squares.
+    pub square: Vec<f64>,
+}
+
+impl Sums {
+    /// Sums over the rows of `matrix`, in f64.
+    pub fn of(matrix: View<'_>, width: usize) -> Self {
+        let mut sums = Self {
+            rows: matrix.rows as u64,
+            sum: vec![0.0; width],
+            square: vec![0.0; width],
+        };
+        if matrix.rows > 0 && width > 0 {
+            check(matrix, width);
+            columns(
+                matrix.data,
+                matrix.stride,
+                matrix.rows,
+                &mut sums.sum,
+                &mut sums.square,
+            );
+        }
+        sums
+    }
+
+    /// Adds what other rows gave.
+    pub fn add(&mut self, other: &Self) {
+        if self.sum.is_empty() {
+            *self = other.clone();
+            return;
+        }
+        self.rows += other.rows;
+        for (mine, theirs) in self.sum.iter_mut().zip(&other.sum) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.square.iter_mut().zip(&other.square) {
+            *mine += theirs;
+        }
+    }
+
+    /// Mean of each feature; NaN without rows.
+    pub fn means(&self) -> Vec<f64> {
+        let count = self.rows as f64;
+        self.sum.iter().map(|sum| sum / count).collect()
+    }
+
+    /// Variance of each feature about its mean, divided by the rows; NaN without rows.
+    pub fn variances(&self) -> Vec<f64> {
+        let count = self.rows as f64;
+        let each = self.sum.iter().zip(&self.square);
+        each.map(|(sum, square)| {
+            let mean = sum / count;
+            let variance = square / count - mean * mean;
+            // Rounding may leave a hair below zero; NaN stays.
+            if variance < 0.0 { 0.0 } else { variance }
+        })
+        .collect()
+    }
+}
+
+/// What one window's output of one module gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Edge {
+    /// Mean of all squares.
+    pub mean_square: f64,
+    /// Estimate of the largest singular value of the globally standardised matrix over its [`noise_edge`]. NaN when there is
+    /// no row or a number is not finite.
+    pub risk: f64,
+}
+
+/// Where the singular values of a `rows` by `columns` matrix of independent numbers of variance one end, as it grows:
+/// `sqrt(rows) + sqrt(columns)` (Marchenko and Pastur, 1967); 0 for an empty one.
+pub fn noise_edge(rows: usize, columns: usize) -> f64 {
+    if rows == 0 || columns == 0 {
+        return 0.0;
+    }
+    (rows as f64).sqrt() + (columns as f64).sqrt()
+}
+
+/// Mean square of `matrix` (`width` columns) and, when `risk` is set, the edge risk: three power iterations from the vector
+/// of ones on `(A - mean) / deviation`.
+pub fn edge(matrix: View<'_>, width: usize, risk: bool) -> Edge {
+    let none = Edge {
+        mean_square: f64::NAN,
+        risk: f64::NAN,
+    };
+    if matrix.rows == 0 || width == 0 {
+        return none;
+    }
+    check(matrix, width);
+    let (sum, square) = matrix
+        .data
+        .chunks(matrix.stride)
+        .take(matrix.rows)
+        .map(|row| row_sums(&row[..width]))
+        .fold((0.0f64, 0.0f64), |(sum, square), [s, q]| {
+            (sum + f64::from(s), square + f64::from(q))
+        });
+    let count = (matrix.rows * width) as f64;
+    let mean_square = square / count;
+    if !risk || !(sum.is_finite() && mean_square.is_finite()) {
+        return Edge {
+            mean_square,
+            ..none
+        };
+    }
+    let mean = f64::from((sum / count) as f32);
+    let deviation = (mean_square - mean * mean).max(FLOOR).sqrt();
+    let shift = vec![mean as f32; width];
+    let mut v = vec![(1.0 / (width as f64).sqrt()) as f32; width];
+    let mut u = vec![0.0; matrix.rows];
+    let mut sums = vec![0.0; width];
+    let mut sigma = 0.0;
+    for iteration in 1..=RISK_ITERATIONS {
+        let last = iteration == RISK_ITERATIONS;
+        sums.fill(0.0);
+        let out: &mut [f32] = if last { &mut [] } else { &mut sums };
+        sweep(matrix.data, matrix.stride, &shift, &v, 0.0, &mut u, out);
+        sigma = (norm(&u) / deviation).max(FLOOR);
+        if last {
+            break;
+        }
+        let scale = 1.0 / (deviation * deviation * sigma);
+        let length = (norm(&sums) * scale).max(FLOOR);
+        for (v, sum) in v.iter_mut().zip(&sums) {
+            *v = (f64::from(*sum) * scale / length) as f32;
+        }
+    }
+    Edge {
+        mean_square,
+        risk: if sigma.is_finite() {
+            sigma / noise_edge(matrix.rows, width)
+        } else {
+            f64::NAN
+        },
+    }
+}
+
+/// Spectrum of outputs about their features' means.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spectrum {
+    /// The leading singular values over the square root of the rows, descending: standard deviations along the principal
+    /// directions. Zero beyond the rank; NaN when there is no row or a number is not finite.
+    pub leading: [f64; LEADING],
+    /// Trace of the covariance over its largest eigenvalue (Koltchinskii and Lounici, 2017): how many directions as strong
+    /// as the first one the outputs fill. NaN when all rows are equal.
+    pub effective_rank: f64,
+}
+
+/// Spectrum of the rows of all `parts` together (`width` columns each), whose sums are `sums`: Golub-Kahan bidiagonalisation
+/// with [`LEADING`] products each way from a fixed pseudo-random start. The right vectors are orthogonalised in full, twice;
+/// the left ones then stay orthogonal to working precision (Simon and Zha, 2000) and need not be kept.
+pub fn spectrum(parts: &[View<'_>], width: usize, sums: &Sums, spread: Spread) -> Spectrum {
+    let none = Spectrum {
+        leading: [f64::NAN; LEADING],
+        effective_rank: f64::NAN,
+    };
+    let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
+    if sums.rows == 0 || width == 0 || !finite(&sums.sum) || !finite(&sums.square) {
+        return none;
+    }
+    let pieces: Vec<View<'_>> = parts.iter().flat_map(|part| chunks(*part, width)).collect();
+    let shift: Vec<f32> = sums.means().iter().map(|mean| *mean as f32).collect();
+    let steps = LEADING.min(width).min(sums.rows as usize);
+    let mut lefts: Vec<Vec<f32>> = pieces.iter().map(|piece| vec![0.0; piece.rows]).collect();
+    let mut rights: Vec<Vec<f64>> = vec![start(width)];
+    let (mut diagonal, mut above) = (Vec::new(), Vec::new());
+    let mut factor = 0.0;
+    let mut largest = 0.0f64;
+    for step in 0..steps {
+        let right = &rights[step];
+        let v: Vec<f32> = right.iter().map(|value| *value as f32).collect();
+        let done = spread.map(pieces.len(), |index| {
+            let mut u = lefts[index].clone();
+            let mut out = vec![0.0; width];
+            let piece = pieces[index];
+            sweep(
+                piece.data,
+                piece.stride,
+                &shift,
+                &v,
+                factor as f32,
+                &mut u,
+                &mut out,
+            );
+            (u, out)
+        });
+        let mut squares = 0.0;
+        let mut next = vec![0.0f64; width];
+        lefts.clear();
+        for (u, out) in done {
+            squares += norm(&u).powi(2);
+            for (next, out) in next.iter_mut().zip(&out) {
+                *next += f64::from(*out);
+            }
+            lefts.push(u);
+        }
+        let alpha = squares.sqrt();
+        largest = largest.max(alpha);
+        // What is left is rounding: the matrix has no more directions.
+        if alpha <= 1e-6 * largest {
+            break;
+        }
+        diagonal.push(alpha);
+        if step + 1 == steps {
+            break;
+        }
+        for (next, right) in next.iter_mut().zip(right) {
+            *next = *next / alpha - alpha * right;
+        }
+        for _ in 0..2 {
+            for right in &rights {
+                let part: f64 = right.iter().zip(&next).map(|(a, b)| a * b).sum();
+                for (next, right) in next.iter_mut().zip(right) {
+                    *next -= part * right;
+                }
+            }
+        }
+        let beta = next.iter().map(|value| value * value).sum::<f64>().sqrt();
+        if beta <= 1e-6 * largest {
+            break;
+        }
+        next.iter_mut().for_each(|value| *value /= beta);
+        above.push(beta);
+        rights.push(next);
+        factor = beta / alpha;
+    }
+    let mut leading = [0.0; LEADING];
+    let root = (sums.rows as f64).sqrt();
+    for (leading, value) in leading
+        .iter_mut()
+        .zip(bidiagonal_singular_values(&diagonal, &above))
+    {
+        *leading = value / root;
+    }
+    let trace: f64 = sums.variances().iter().sum();
+    Spectrum {
+        leading,
+        effective_rank: match leading[0] > 0.0 {
+            true => trace / (leading[0] * leading[0]),
+            false => f64::NAN,
+        },
+    }
+}
+
+/// Singular values, descending, of the upper bidiagonal matrix with this diagonal and these numbers above it: one-sided
+/// Jacobi rotations of its columns (Hestenes, 1958).
+fn bidiagonal_singular_values(diagonal: &[f64], above: &[f64]) -> Vec<f64> {
+    let size = diagonal.len();
+    let mut columns = vec![vec![0.0f64; size]; size];
+    for (index, value) in diagonal.iter().enumerate() {
+        columns[index][index] = *value;
+    }
+    for (index, value) in above.iter().enumerate().take(size.saturating_sub(1)) {
+        columns[index + 1][index] = *value;
+    }
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    // Convergence is quadratic: matrices this small take five or six sweeps.
+    for _ in 0..40 {
+        let mut rotated = false;
+        for p in 0..size {
+            for q in p + 1..size {
+                let (head, tail) = columns.split_at_mut(q);
+                let (a, b) = (&mut head[p], &mut tail[0]);
+                let (aa, bb, ab) = (dot(a, a), dot(b, b), dot(a, b));
+                if ab.abs() <= 1e-15 * (aa * bb).sqrt() {
+                    continue;
+                }
+                rotated = true;
+                let zeta = (bb - aa) / (2.0 * ab);
+                let tangent = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
+                let cosine = 1.0 / (1.0 + tangent * tangent).sqrt();
+                let sine = cosine * tangent;
+                for (a, b) in a.iter_mut().zip(b.iter_mut()) {
+                    (*a, *b) = (cosine * *a - sine * *b, sine * *a + cosine * *b);
+                }
+            }
+        }
+        if !rotated {
+            break;
+        }
+    }
+    let mut values: Vec<f64> = columns.iter().map(|c| dot(c, c).sqrt()).collect();
+    values.sort_by(|a, b| b.total_cmp(a));
+    values
+}
+
+/// A unit vector of pseudo-random numbers (the finaliser of SplitMix64 over the index), the same for every matrix of a width.
+fn start(width: usize) -> Vec<f64> {
+    let number = |index: usize| {
+        let mut z = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    let mut values: Vec<f64> = (0..width).map(number).collect();
+    let length = values.iter().map(|v| v * v).sum::<f64>().sqrt();
+    values.iter_mut().for_each(|value| *value /= length);
+    values
+}
+
+/// The pieces of [`CHUNK`] rows.
+fn chunks<'a>(matrix: View<'a>, width: usize) -> impl Iterator<Item = View<'a>> {
+    if matrix.rows > 0 {
+        check(matrix, width);
+    }
+    (0..matrix.rows).step_by(CHUNK).map(move |first| View {
+        data: &matrix.data[first * matrix.stride..],
+        rows: CHUNK.min(matrix.rows - first),
+        stride: matrix.stride,
+    })
+}
+
+fn check(matrix: View<'_>, width: usize) {
+    assert!(
+        width <= matrix.stride && (matrix.rows - 1) * matrix.stride + width <= matrix.data.len(),
+        "rows beyond the data"
+    );
+}
+
+/// Euclidean norm: squares in f32 lanes per 4096 numbers, these in f64.
+fn norm(values: &[f32]) -> f64 {
+    let squares = values.chunks(4096).map(|part| f64::from(row_sums(part)[1]));
+    squares.sum::<f64>().sqrt()
+}
+
+vectorized! {
+    /// `[sum, sum of squares]`.
+    fn row_sums(row: &[f32]) -> [f32; 2] {
+        let (mut sums, mut squares): (Lanes, Lanes) = ([0.0; LANES], [0.0; LANES]);
+        let (blocks, rest) = row.as_chunks::<LANES>();
+        for block in blocks {
+            for lane in 0..LANES {
+                sums[lane] += block[lane];
+                squares[lane] = block[lane].mul_add(block[lane], squares[lane]);
+            }
+        }
+        let rest = padded(rest, 0.0);
+        for lane in 0..LANES {
+            sums[lane] += rest[lane];
+            squares[lane] = rest[lane].mul_add(rest[lane], squares[lane]);
+        }
+        [total(sums), total(squares)]
+    }
+
+    /// Adds each column's numbers and squares to `sums` and `squares`: a strip of columns at a time, its sums in registers.
+    fn columns(data: &[f32], stride: usize, rows: usize, sums: &mut [f64], squares: &mut [f64]) {
+        const STRIP: usize = 2 * LANES;
+        let width = sums.len();
+        let mut first = 0;
+        while first + STRIP <= width {
+            let (mut sum, mut square) = ([0.0f64; STRIP], [0.0f64; STRIP]);
+            for row in 0..rows {
+                let at = row * stride + first;
+                let values = &data[at..at + STRIP];
+                for lane in 0..STRIP {
+                    let value = f64::from(values[lane]);
+                    sum[lane] += value;
+                    square[lane] = value.mul_add(value, square[lane]);
+                }
+            }
+            for lane in 0..STRIP {
+                sums[first + lane] += sum[lane];
+                squares[first + lane] += square[lane];
+            }
+            first += STRIP;
+        }
+        for row in 0..rows {
+            for column in first..width {
+                let value = f64::from(data[row * stride + column]);
+                sums[column] += value;
+                squares[column] = value.mul_add(value, squares[column]);
+            }
+        }
+    }
+
+    /// For each row `a` (as many as `u` has, `stride` apart): `u = (a - shift) v - factor u`, and then, unless `out` is
+    /// empty, `out += u (a - shift)`.
+    fn sweep(data: &[f32], stride: usize, shift: &[f32], v: &[f32], factor: f32, u: &mut [f32], out: &mut [f32]) {
+        let width = v.len();
+        let whole = width / LANES * LANES;
+        let (shift, out_width) = (&shift[..width], out.len());
+        let mut first = 0;
+        while first < u.len() {
+            let count = ROWS.min(u.len() - first);
+            // Beyond the end the last row is taken again, with weight zero.
+            let row = |index: usize| {
+                let at = (first + index.min(count - 1)) * stride;
+                &data[at..at + width]
+            };
+            let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
+            let mut dots: [Lanes; ROWS] = [[0.0; LANES]; ROWS];
+            let mut at = 0;
+            while at < whole {
+                let (s, v) = (&shift[at..at + LANES], &v[at..at + LANES]);
+                let rows = [&r0[at..at + LANES], &r1[at..at + LANES], &r2[at..at + LANES], &r3[at..at + LANES]];
+                for index in 0..ROWS {
+                    for lane in 0..LANES {
+                        dots[index][lane] = (rows[index][lane] - s[lane]).mul_add(v[lane], dots[index][lane]);
+                    }
+                }
+                at += LANES;
+            }
+            let rows = [r0, r1, r2, r3];
+            let mut weights = [0.0f32; ROWS];
+            for index in 0..count {
+                let mut dot = total(dots[index]);
+                for column in whole..width {
+                    dot = (rows[index][column] - shift[column]).mul_add(v[column], dot);
+                }
+                let left = &mut u[first + index];
+                *left = (-factor).mul_add(*left, dot);
+                weights[index] = *left;
+            }
+            if out_width > 0 {
+                let out = &mut out[..width];
+                let mut at = 0;
+                while at < whole {
+                    let s = &shift[at..at + LANES];
+                    let rows = [&r0[at..at + LANES], &r1[at..at + LANES], &r2[at..at + LANES], &r3[at..at + LANES]];
+                    let out = &mut out[at..at + LANES];
+                    let mut sums: Lanes = [0.0; LANES];
+                    sums.copy_from_slice(out);
+                    for index in 0..ROWS {
+                        for lane in 0..LANES {
+                            sums[lane] = weights[index].mul_add(rows[index][lane] - s[lane], sums[lane]);
+                        }
+                    }
+                    out.copy_from_slice(&sums);
+                    at += LANES;
+                }
+                for column in whole..width {
+                    for index in 0..ROWS {
+                        out[column] = weights[index].mul_add(rows[index][column] - shift[column], out[column]);
+                    }
+                }
+            }
+            first += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use serde_json::Value;
+
+    fn noise(seed: usize, count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|index| {
+                let mixed =
+                    ((index + seed * 1_000_003) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                (mixed >> 40) as f32 / 8_388_608.0 - 1.0
+            })
+            .collect()
+    }
+
+    /// Rows with a mean, three strong directions and noise.
+    fn outputs(rows: usize, width: usize, seed: usize) -> Vec<f32> {
+        let (left, right) = (noise(seed, rows * 3), noise(seed + 1, width * 3));
+        let (rest, mean) = (noise(seed + 2, rows * width), noise(seed + 3, width));
+        (0..rows * width)
+            .map(|at| {
+                let (row, column) = (at / width, at % width);
+                let strong: f32 = (0..3)
+                    .map(|k| (6.0 - 2.0 * k as f32) * left[row * 3 + k] * right[column * 3 + k])
+                    .sum();
+                strong + rest[at] + 4.0 * mean[column]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_edge_risk_equals_the_reference_vectors() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/guards/rmt.json"
+        );
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let (mut compared, mut edges) = (0, 0);
+        for vector in file["vectors"].as_array().unwrap() {
+            let expected = &vector["expected"];
+            let number = |value: &Value| value.as_f64().unwrap();
+            if vector["fn"] == "mp_edges" {
+                let size = |name: &str| vector[name].as_u64().unwrap() as usize;
+                let upper = number(&expected["plain"][1]);
+                assert!((noise_edge(size("m"), size("n")) - upper).abs() <= 1e-12 * upper);
+                edges += 1;
+            }
+            if vector["fn"] != "activation" {
+                continue;
+            }
+            let rows: Vec<Vec<f32>> = serde_json::from_value(vector["matrix"].clone()).unwrap();
+            let width = rows[0].len();
+            let values: Vec<f32> = rows.iter().flatten().copied().collect();
+            let found = edge(View::dense(&values, rows.len()), width, true).risk;
+            let expected = number(&expected["iters3"]["risk"]);
+            let id = vector["id"].as_str().unwrap();
+            if ["act_constant", "act_one_row"].contains(&id) {
+                // Rounding decides; only the order of magnitude is meaningful.
+                assert!(found < 1e-3, "{id}: {found}");
+                continue;
+            }
+            let tolerance = number(&vector["tolerance_rel"]);
+            assert!(
+                (found - expected).abs() <= tolerance * expected,
+                "{id}: {found} {expected}"
+            );
+            compared += 1;
+        }
+        assert!(
+            compared >= 4 && edges >= 6,
+            "{compared} and {edges} vectors"
+        );
+    }
+
+    /// The three iterations by their definition, in f64 on the matrix itself.
+    fn plain_risk(values: &[f32], rows: usize, width: usize) -> f64 {
+        let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let square = values.iter().map(|v| v * v).sum::<f64>() / count;
+        let deviation = (square - mean * mean).sqrt();
+        let a: Vec<f64> = values.iter().map(|v| (v - mean) / deviation).collect();
+        let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let mut v = vec![1.0 / (width as f64).sqrt(); width];
+        let mut sigma = 0.0;
+        for _ in 0..3 {
+            let u: Vec<f64> = a
+                .chunks(width)
+                .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
+                .collect();
+            sigma = length(&u);
+            v = (0..width)
+                .map(|j| (0..rows).map(|i| a[i * width + j] * u[i]).sum::<f64>())
+                .collect();
+            let norm = length(&v);
+            v.iter_mut().for_each(|x| *x /= norm);
+        }
+        sigma / ((rows as f64).sqrt() + (width as f64).sqrt())
+    }
+
+    #[test]
+    fn edges_of_any_shape_and_stride_equal_their_definition() {
+        for (rows, width) in [
+            (1, 5),
+            (2, 1),
+            (7, 3),
+            (64, 16),
+            (67, 50),
+            (130, 33),
+            (300, 704),
+        ] {
+            let values = outputs(rows, width, rows);
+            let dense = edge(View::dense(&values, rows), width, true);
+            let expected = plain_risk(&values, rows, width);
+            if rows > 1 {
+                assert!(
+                    (dense.risk - expected).abs() <= 2e-5 * expected,
+                    "{rows}x{width}: {} {expected}",
+                    dense.risk
+                );
+            }
+            let square =
+                values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64;
+            assert!((dense.mean_square - square).abs() <= 1e-6 * square);
+            // The same rows further apart, with other numbers between them.
+            let stride = width + 9;
+            let mut apart = vec![f32::NAN; rows * stride];
+            for (row, out) in values.chunks(width).zip(apart.chunks_mut(stride)) {
+                out[..width].copy_from_slice(row);
+            }
+            let view = View {
+                data: &apart,
+                rows,
+                stride,
+            };
+            assert_eq!(edge(view, width, true), dense);
+            assert_eq!(
+                Sums::of(view, width),
+                Sums::of(View::dense(&values, rows), width)
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_rejected() {
+        let mut values = outputs(20, 8, 1);
+        values[37] = f32::INFINITY;
+        let found = edge(View::dense(&values, 20), 8, true);
+        assert!(found.risk.is_nan());
+        assert_eq!(found.mean_square, f64::INFINITY);
+        let sums = Sums::of(View::dense(&values, 20), 8);
+        let spectrum = spectrum(&[View::dense(&values, 20)], 8, &sums, Spread::Here);
+        assert!(spectrum.leading.iter().all(|value| value.is_nan()));
+        assert!(edge(View::dense(&[], 0), 8, true).risk.is_nan());
+    }
+
+    #[test]
+    fn moments_equal_their_definition_even_far_from_zero() {
+        let (rows, width) = (211, 45);
+        let mut values = outputs(rows, width, 9);
+        values.iter_mut().for_each(|value| *value += 3000.0);
+        let sums = Sums::of(View::dense(&values, rows), width);
+        let mut joined = Sums::of(View::dense(&values[..100 * width], 100), width);
+        joined.add(&Sums::of(
+            View::dense(&values[100 * width..], rows - 100),
+            width,
+        ));
+        for found in [&sums, &joined] {
+            let (means, variances) = (found.means(), found.variances());
+            for column in 0..width {
+                let of = |row: usize| f64::from(values[row * width + column]);
+                let mean = (0..rows).map(of).sum::<f64>() / rows as f64;
+                let variance =
+                    (0..rows).map(|row| (of(row) - mean).powi(2)).sum::<f64>() / rows as f64;
+                assert!((means[column] - mean).abs() <= 1e-9 * mean.abs());
+                assert!((variances[column] - variance).abs() <= 1e-6 * variance);
+            }
+        }
+    }
+
+    /// Singular values of the centred matrix from the eigenvalues of its Gram matrix, in f64.
+    fn exact(values: &[f32], rows: usize, width: usize) -> Vec<f64> {
+        let mut a: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        for column in 0..width {
+            let mean = (0..rows).map(|row| a[row * width + column]).sum::<f64>() / rows as f64;
+            (0..rows).for_each(|row| a[row * width + column] -= mean);
+        }
+        let matrix = faer::MatRef::from_row_major_slice(&a, rows, width);
+        let mut found: Vec<f64> = matrix.singular_values().unwrap();
+        found.sort_by(|a, b| b.total_cmp(a));
+        found
+    }
+
+    #[test]
+    fn the_spectrum_comes_close_to_the_exact_one() {
+        for (rows, width) in [(600, 40), (511, 256), (90, 300), (40, 3)] {
+            let values = outputs(rows, width, 3 * rows);
+            let cut = rows / 3;
+            let parts = [
+                View::dense(&values[..cut * width], cut),
+                View::dense(&values[cut * width..], rows - cut),
+            ];
+            let mut sums = Sums::default();
+            parts
+                .iter()
+                .for_each(|part| sums.add(&Sums::of(*part, width)));
+            let found = spectrum(&parts, width, &sums, Spread::Here);
+            assert_eq!(found, spectrum(&parts, width, &sums, Spread::Pool));
+            let exact = exact(&values, rows, width);
+            let root = (rows as f64).sqrt();
+            for index in 0..3 {
+                let expected = exact[index] / root;
+                let error = (found.leading[index] - expected).abs() / expected;
+                assert!(
+                    error <= 1e-4,
+                    "{rows}x{width} {index}: {} {expected}",
+                    found.leading[index]
+                );
+            }
+            for (index, value) in found.leading.iter().enumerate().skip(3) {
+                let expected = exact.get(index).map_or(0.0, |value| value / root);
+                // An estimate from below, and beyond the rank nothing.
+                assert!(*value <= expected * (1.0 + 1e-5), "{rows}x{width} {index}");
+                assert!(
+                    *value >= 0.5 * expected,
+                    "{rows}x{width} {index}: {value} {expected}"
+                );
+            }
+            let trace: f64 = exact.iter().map(|value| value * value).sum();
+            let rank = trace / exact[0].powi(2);
+            assert!((found.effective_rank - rank).abs() <= 1e-3 * rank);
+        }
+    }
+
+    #[test]
+    fn a_matrix_of_low_rank_has_no_more_values_and_equal_rows_none() {
+        let (rows, width) = (100, 30);
+        let (left, right) = (noise(1, rows), noise(2, width));
+        let values: Vec<f32> = (0..rows * width)
+            .map(|at| left[at / width] * right[at % width] + 5.0)
+            .collect();
+        let view = View::dense(&values, rows);
+        let found = spectrum(&[view], width, &Sums::of(view, width), Spread::Here);
+        assert!(found.leading[0] > 0.1);
+        assert!(
+            found.leading[1..]
+                .iter()
+                .all(|value| *value <= 1e-5 * found.leading[0])
+        );
+        assert!((found.effective_rank - 1.0).abs() <= 1e-3);
+        let same = vec![2.5f32; rows * width];
+        let view = View::dense(&same, rows);
+        let found = spectrum(&[view], width, &Sums::of(view, width), Spread::Here);
+        assert_eq!(found.leading, [0.0; LEADING]);
+        assert!(found.effective_rank.is_nan());
+    }
+}
