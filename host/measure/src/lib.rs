@@ -6,6 +6,7 @@
 //!
 //! This crate runs models and reads data sets. It knows no plugin runtime and writes no files.
 
+mod activations;
 pub mod canonical;
 pub mod dataset;
 mod error;
@@ -13,6 +14,7 @@ pub mod measure;
 mod predictions;
 pub mod preset;
 pub mod report;
+pub mod sets;
 pub mod structure;
 pub mod table;
 mod tensors;
@@ -21,6 +23,7 @@ mod wanted;
 mod weights;
 pub mod windows;
 
+pub use activations::FeatureMoments;
 pub use error::{Error, Result};
 pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure};
 pub use predictions::needs_predictions;

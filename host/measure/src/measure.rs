@@ -7,16 +7,30 @@
 //! | `window.ids`, `window.loss`, `window.tokens` | `preview`, `final` | vectors: window ids, mean loss per window (nats), real tokens |
 //! | `kl.mean`, `kl.median`, `kl.p99`, `kl.max` | `final`; `model` for both arms | KL divergence of the subject's prediction from the baseline's per scored token (nats) |
 //! | `same_top.share` | `final`; `model` | share of scored tokens where both predict the same token as likeliest |
+//! | `window.ids`, `window.loss`, `window.tokens` | `first:K`: the first K windows, preview before final | the same, of a pass of its own where the parameters are `{"scale":{"MODULE":FACTOR}}`: the module's output is multiplied |
+//! | `window.kl`, `window.same_top`, `window.tv` | `preview`, `final`; subjects | vectors: per window the mean KL divergence, share of equal likeliest tokens and mean total variation |
+//! | `activation.edge_risk.SET` | each module | vector: edge risk per window of the set, padding rows included; NaN where a number is not finite |
+//! | `activation.mean_square.SET` | each module | vector: mean square per window of the set, padding rows included |
+//! | `activation.tokens.SET` | `model` | vector: tokens per window of the set |
+//! | `activation.moments` | each module | vector: mean over features of the squared feature mean, and of the feature variance |
+//! | `activation.singular` | each module | vector: 8 leading singular values about the feature means over the root of the rows, then the effective rank; windows of even8 |
+//! | `activation.shift` | each module; subjects | vector: squared move of the means over the baseline's total variance, median and largest absolute logarithm of the variance ratio over features, logarithm of the ratio of total variances |
 //! | `tensor.shape`, `tensor.dtype`, `tensor.non_finite` | each tensor | axes, dtype, count of NaN and infinite values |
 //! | `weight.*` | each weight | norms, singular values, change from the baseline: see the module `weights` |
 //! | `vocabulary` | each embedding | rows |
 //! | `parameter.count`, `tying`, `structure.digest`, `config.vocab_size`, `norm.names` | `model` | see [`crate::structure`] |
 //! | `probe.GUARD.NAME` | each tensor asked for | the guard's own statistic |
 //!
-//! A request's scope for tensors is a name with `*` for anything, `role:ROLE` or `layer:N`. Divergence rows are absent
+//! `SET` is `evenK`, `firstK` or `lastK` of the windows, preview before final ([`crate::sets`]). A *module* is a projection or
+//! the embedding, named as its weight without `.weight`; its output has the bias added; the output projection is none. The
+//! moments leave out padding and each window's first token; so do singular values and shift. Padding rows carry the window
+//! on to the plan's length, as the reference runs it. An expert gives rows for the tokens that are routed to it alone.
+//!
+//! A request's scope for tensors and modules is a name with `*` for anything, `role:ROLE` or `layer:N`. Divergence rows are absent
 //! where there is no baseline to diverge from. A row's scope is what was measured; where the request has parameters, they follow
 //! after a space ([`Request::row_scope`]).
 
+use crate::activations::FeatureMoments;
 use crate::table::Table;
 use crate::wanted::Wanted;
 use crate::windows::Windows;
@@ -82,6 +96,8 @@ pub struct Baseline<'a> {
     pub reference: Option<&'a Reference>,
     /// The baseline's hidden states on the same windows, where kept.
     pub hidden: Option<&'a HiddenCache>,
+    /// The moments of the baseline's modules on the same windows, where measured.
+    pub moments: Option<&'a FeatureMoments>,
 }
 
 /// Runs a guard's own statistic on a tensor.
@@ -118,6 +134,8 @@ pub struct Measured {
     pub reference: Option<Reference>,
     /// The hidden states that were to be kept.
     pub hidden: Option<HiddenCache>,
+    /// Moments of the modules of which `activation.moments` or `activation.shift` was asked for.
+    pub moments: FeatureMoments,
     /// Why the model could not be run at all. Rows about its weights are there, rows about windows are not: guards of
     /// structure can judge it, and the report says that it failed structurally.
     pub structural_failure: Option<String>,
@@ -133,6 +151,7 @@ pub fn measure(request: &MeasureRequest<'_>) -> Result<Measured> {
         table,
         reference: None,
         hidden: None,
+        moments: FeatureMoments::new(),
         structural_failure: None,
     };
     if wanted.predictions || request.keep.is_some() {

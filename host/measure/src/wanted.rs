@@ -1,8 +1,9 @@
 //! The union of what all guards ask for. Unknown quantities, scopes and parameters are refused here, before anything is
 //! computed.
 
+use crate::activations::{Activations, OF_MODULES, is_activation, scale_of};
 use crate::measure::{MeasureRequest, Request};
-use crate::predictions::{OF_DIVERGENCE, OF_WINDOWS};
+use crate::predictions::{First, OF_DIVERGENCE, OF_WINDOWS, PER_WINDOW};
 use crate::structure::{self, select_tensors};
 use crate::tensors::OF_TENSORS;
 use crate::weights::{self, WeightQuantity};
@@ -16,6 +17,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) predictions: bool,
     /// (scope, quantity) of windows and divergence.
     pub(crate) of_arms: BTreeSet<(&'a str, &'a str)>,
+    /// Rows of the first windows.
+    pub(crate) of_first: Vec<First<'a>>,
+    /// What modules give.
+    pub(crate) activations: Activations<'a>,
     /// Quantities of the model or of embeddings.
     pub(crate) of_model: BTreeSet<&'a str>,
     /// Per tensor the quantities asked for.
@@ -47,7 +52,32 @@ impl<'a> Wanted<'a> {
             }
             Err(wish.refuse(format!("whose scope must be {}", scopes.join(" or "))))
         };
-        if OF_WINDOWS.contains(&quantity) {
+        if is_activation(quantity) {
+            self.activations.add(request, wish)?;
+            self.predictions |= !self.activations.is_empty();
+        } else if OF_WINDOWS.contains(&quantity)
+            && let Some(count) = scope.strip_prefix("first:")
+        {
+            let count = match count.parse() {
+                Ok(count) if count > 0 => count,
+                _ => {
+                    let reason = "whose scope must be preview, final or first:K with a K from 1 on";
+                    return Err(wish.refuse(reason.into()));
+                }
+            };
+            let factors = scale_of(wish)?;
+            self.of_first.push(First {
+                wish,
+                count,
+                factors,
+            });
+            self.predictions = true;
+            return Ok(());
+        } else if OF_WINDOWS.contains(&quantity) {
+            scoped(&["preview", "final", "first:K"])?;
+            self.of_arms.insert((scope, quantity));
+            self.predictions = true;
+        } else if PER_WINDOW.contains(&quantity) {
             scoped(&["preview", "final"])?;
             self.of_arms.insert((scope, quantity));
             self.predictions = true;
@@ -103,7 +133,9 @@ impl<'a> Wanted<'a> {
 fn unknown(wish: &Request) -> Error {
     let known: Vec<&str> = [
         &OF_WINDOWS[..],
+        &PER_WINDOW,
         &OF_DIVERGENCE,
+        &OF_MODULES,
         &OF_TENSORS,
         &weights::NAMES,
         &structure::OF_MODEL,

@@ -5,10 +5,12 @@
 //! `PACKHOST_SHARED` names; where they are absent the test says so and checks only what is committed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
+use common::{PLAN, shared, vectors};
 use packhost_measure::dataset::Dataset;
 use packhost_measure::table::Table;
-use packhost_measure::tiers::Profile;
-use packhost_measure::windows::{Selection, WindowPlan, Windows, select};
+use packhost_measure::windows::{Windows, select};
 use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure};
 use packhost_model::network::KeepPolicy;
 use packhost_model::{Checkpoint, Overlay, Tokenizer};
@@ -16,41 +18,6 @@ use packhost_tensor::Tensor;
 use packhost_tensor::cpu::Cpu;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-
-fn vectors(name: &str) -> Value {
-    let path = format!(
-        "{}/../../tests/vectors/evaluate/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    serde_json::from_str(&std::fs::read_to_string(&path).expect(&path)).unwrap()
-}
-
-fn shared() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
-    let folder = std::env::var_os("PACKHOST_SHARED").unwrap_or_else(|| beside.into());
-    let folder = PathBuf::from(folder);
-    if folder.join("models/wt2-mistral/model.safetensors").exists() {
-        return Some(folder);
-    }
-    // Written past the test harness, which swallows what `eprintln!` says in a test that passes.
-    let notice = format!(
-        "\nSKIPPED: {} has no models/wt2-mistral; set PACKHOST_SHARED to check real losses\n\n",
-        folder.display()
-    );
-    std::io::Write::write_all(&mut std::io::stderr(), notice.as_bytes()).unwrap();
-    None
-}
-
-const PLAN: WindowPlan = WindowPlan {
-    seq_len: 512,
-    preview: 32,
-    final_: 32,
-    seed: 42,
-    run: 0,
-    selection: Selection::FileOrder,
-    profile: Profile::Dev,
-};
 
 fn requests() -> Vec<Request> {
     let request = |quantity: &str, scope: &str| Request {
@@ -212,6 +179,7 @@ fn windows_losses_and_divergence() {
             changed: &changed,
             reference,
             hidden,
+            moments: None,
         };
         let request = MeasureRequest {
             weights: &overlay,

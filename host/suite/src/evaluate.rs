@@ -11,7 +11,9 @@ use packhost_measure::report::{
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};
 use packhost_measure::windows::Windows;
-use packhost_measure::{Baseline, MeasureRequest, Measured, Request, measure, needs_predictions};
+use packhost_measure::{
+    Baseline, FeatureMoments, MeasureRequest, Measured, Request, measure, needs_predictions,
+};
 use packhost_model::Weights;
 use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
 use serde_json::Value;
@@ -40,6 +42,7 @@ pub struct MeasuredBaseline {
     pub table: Table,
     reference: Option<Reference>,
     hidden: Option<HiddenCache>,
+    moments: FeatureMoments,
 }
 
 /// A subject to evaluate.
@@ -87,6 +90,7 @@ impl Evaluator<'_> {
             table,
             reference,
             hidden,
+            moments,
             ..
         } = measured;
         Ok(MeasuredBaseline {
@@ -96,6 +100,7 @@ impl Evaluator<'_> {
             table,
             reference,
             hidden,
+            moments,
         })
     }
 
@@ -112,15 +117,14 @@ impl Evaluator<'_> {
     ) -> Result<Evaluation> {
         let measured = self.against(baseline, subject, &baseline.requests)?;
         let failure = measured.structural_failure;
+        // Only what is asked for is measured, of both models: rows that are there already stay.
+        let mut known = (baseline.table.clone(), measured.table.clone());
         let mut more = |wanted: &[Request]| {
-            let mut all = baseline.requests.clone();
-            all.extend_from_slice(wanted);
-            all.sort();
-            all.dedup();
-            Ok((
-                baseline.table.clone(),
-                self.against(baseline, subject, &all)?.table,
-            ))
+            let of_base = self.measure(subject.base, &baseline.windows, wanted, None, None)?;
+            let of_subject = self.against(baseline, subject, wanted)?;
+            known.0.copy_from(&of_base.table, |_, _| true);
+            known.1.copy_from(&of_subject.table, |_, _| true);
+            Ok(known.clone())
         };
         // Of a subject that cannot be run there are no predictions, so guards that look at them have nothing to judge.
         let may_judge = |guard: &str| {
@@ -176,6 +180,7 @@ impl Evaluator<'_> {
             changed: &subject.changed,
             reference: baseline.reference.as_ref(),
             hidden: baseline.hidden.as_ref(),
+            moments: Some(&baseline.moments),
         };
         self.measure(
             subject.weights,

@@ -22,11 +22,20 @@ use std::collections::HashSet;
 pub trait Encoder: Sync {
     /// The ids, or why there are none.
     fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String>;
+
+    /// The id that the reference fills short windows with: the padding token's, else 0.
+    fn padding(&self) -> u32 {
+        0
+    }
 }
 
 impl Encoder for packhost_model::Tokenizer {
     fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
         packhost_model::Tokenizer::encode(self, text).map_err(|error| error.to_string())
+    }
+
+    fn padding(&self) -> u32 {
+        self.special_id("pad_token").unwrap_or(0)
     }
 }
 
@@ -138,6 +147,9 @@ pub struct Windows {
     pub duplicates: usize,
     /// Steps in which repeated texts forced fewer windows.
     pub reductions: Vec<Reduction>,
+    /// The id that windows are filled up with, to `plan.seq_len`, where outputs of modules are measured as the reference
+    /// does. It enters no loss.
+    pub pad: u32,
 }
 
 impl Windows {
@@ -354,12 +366,13 @@ impl<'a> Draw<'a> {
             short: self.short,
             duplicates: self.duplicates,
             reductions: Vec::new(),
+            pad: self.encoder.padding(),
         })
     }
 }
 
 /// Which of `available` windows a guard samples for activation statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sample {
     /// `round-half-even(i·(N-1)/(count-1))`.
     EvenlySpaced,
