@@ -601,7 +601,8 @@ mod tests {
                 );
                 let error = (f64::from(found.variation) - variation).abs();
                 assert!(
-                    error <= 2e-3 * variation + 3e-7,
+                    // The logits themselves are f32 numbers of size 10.
+                    error <= 2e-3 * variation + 1e-6,
                     "size {size}: {} {variation}",
                     found.variation
                 );
