@@ -140,9 +140,19 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Whether `module` is to be seen.
+    /// Whether `module` is to be seen in this block.
     pub fn wants(&self, module: &str) -> bool {
-        self.request.modules.contains_key(module)
+        let spectrum = &self.request.spectrum_windows;
+        let wanted = |tap: &Tap, window: &usize| {
+            tap.moments
+                || tap.risk.contains(window)
+                || tap.mean_square.contains(window)
+                || (tap.spectrum && spectrum.contains(window))
+        };
+        self.request
+            .modules
+            .get(module)
+            .is_some_and(|tap| self.windows.iter().any(|window| wanted(tap, window)))
     }
 
     /// Looks at `output` (`width` numbers per row), whose rows belong to the block's windows as `segments` says.
@@ -154,7 +164,8 @@ impl<'a> Observer<'a> {
         segments: &[Segment],
         spread: Spread,
     ) {
-        let Some(tap) = self.request.modules.get(module) else {
+        let tap = self.request.modules.get(module);
+        let Some(tap) = tap.filter(|_| self.wants(module)) else {
             return;
         };
         let part = |range: &Range<usize>| View {

@@ -16,6 +16,8 @@ use super::{
 const CHUNK: usize = 256;
 /// Rows that a sweep handles together, so that `v` and the sums are loaded once for all of them.
 const ROWS: usize = 4;
+/// Rows whose sums are kept in f32.
+const GROUP: usize = 16;
 /// Products each way of the leading singular values, and how many of these are told.
 pub const LEADING: usize = 8;
 /// Products each way of the edge risk.
@@ -35,7 +37,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Sums over the rows of `matrix`, in f64.
+    /// Sums over the rows of `matrix`.
     pub fn of(matrix: View<'_>, width: usize) -> Self {
         let mut sums = Self {
             rows: matrix.rows as u64,
@@ -44,13 +46,17 @@ impl Sums {
         };
         if matrix.rows > 0 && width > 0 {
             check(matrix, width);
-            columns(
-                matrix.data,
-                matrix.stride,
-                matrix.rows,
-                &mut sums.sum,
-                &mut sums.square,
-            );
+            // About the first row: a mean far from zero would cost the sums their digits.
+            let finite = |value: &f32| if value.is_finite() { *value } else { 0.0 };
+            let shift: Vec<f32> = matrix.data[..width].iter().map(finite).collect();
+            let (sum, square) = (&mut sums.sum, &mut sums.square);
+            columns(matrix.data, matrix.stride, matrix.rows, &shift, sum, square);
+            let count = matrix.rows as f64;
+            for ((sum, square), shift) in sum.iter_mut().zip(square).zip(&shift) {
+                let shift = f64::from(*shift);
+                *square += shift * (2.0 * *sum + count * shift);
+                *sum += count * shift;
+            }
         }
         sums
     }
@@ -377,33 +383,39 @@ vectorized! {
         [total(sums), total(squares)]
     }
 
-    /// Adds each column's numbers and squares to `sums` and `squares`: a strip of columns at a time, its sums in registers.
-    fn columns(data: &[f32], stride: usize, rows: usize, sums: &mut [f64], squares: &mut [f64]) {
-        const STRIP: usize = 2 * LANES;
-        let width = sums.len();
-        let mut first = 0;
-        while first + STRIP <= width {
-            let (mut sum, mut square) = ([0.0f64; STRIP], [0.0f64; STRIP]);
-            for row in 0..rows {
-                let at = row * stride + first;
-                let values = &data[at..at + STRIP];
-                for lane in 0..STRIP {
-                    let value = f64::from(values[lane]);
-                    sum[lane] += value;
-                    square[lane] = value.mul_add(value, square[lane]);
+    /// Adds each column's numbers less `shift`, and their squares, to `sums` and `squares`: in f32 over [`GROUP`] rows, which
+    /// lie in the first-level cache, and in f64 from group to group.
+    fn columns(data: &[f32], stride: usize, rows: usize, shift: &[f32], sums: &mut [f64], squares: &mut [f64]) {
+        let width = shift.len();
+        let whole = width / LANES * LANES;
+        let (sums, squares) = (&mut sums[..width], &mut squares[..width]);
+        for first in (0..rows).step_by(GROUP) {
+            let last = rows.min(first + GROUP);
+            let mut at = 0;
+            while at < whole {
+                let (mut sum, mut square): (Lanes, Lanes) = ([0.0; LANES], [0.0; LANES]);
+                let shift = &shift[at..at + LANES];
+                for row in first..last {
+                    let values = &data[row * stride + at..row * stride + at + LANES];
+                    for lane in 0..LANES {
+                        let value = values[lane] - shift[lane];
+                        sum[lane] += value;
+                        square[lane] = value.mul_add(value, square[lane]);
+                    }
                 }
+                let (sums, squares) = (&mut sums[at..at + LANES], &mut squares[at..at + LANES]);
+                for lane in 0..LANES {
+                    sums[lane] += f64::from(sum[lane]);
+                    squares[lane] += f64::from(square[lane]);
+                }
+                at += LANES;
             }
-            for lane in 0..STRIP {
-                sums[first + lane] += sum[lane];
-                squares[first + lane] += square[lane];
-            }
-            first += STRIP;
-        }
-        for row in 0..rows {
-            for column in first..width {
-                let value = f64::from(data[row * stride + column]);
-                sums[column] += value;
-                squares[column] = value.mul_add(value, squares[column]);
+            for row in first..last {
+                for column in whole..width {
+                    let value = f64::from(data[row * stride + column] - shift[column]);
+                    sums[column] += value;
+                    squares[column] = value.mul_add(value, squares[column]);
+                }
             }
         }
     }
