@@ -424,65 +424,66 @@ vectorized! {
     /// empty, `out += u (a - shift)`.
     fn sweep(data: &[f32], stride: usize, shift: &[f32], v: &[f32], factor: f32, u: &mut [f32], out: &mut [f32]) {
         let width = v.len();
-        let whole = width / LANES * LANES;
-        let (shift, out_width) = (&shift[..width], out.len());
+        let (shifts, shift_rest) = shift[..width].as_chunks::<LANES>();
+        let (vs, v_rest) = v.as_chunks::<LANES>();
         let mut first = 0;
         while first < u.len() {
             let count = ROWS.min(u.len() - first);
             // Beyond the end the last row is taken again, with weight zero.
             let row = |index: usize| {
                 let at = (first + index.min(count - 1)) * stride;
-                &data[at..at + width]
+                data[at..at + width].as_chunks::<LANES>()
             };
-            let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
+            let ((a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)) = (row(0), row(1), row(2), row(3));
             let mut dots: [Lanes; ROWS] = [[0.0; LANES]; ROWS];
-            let mut at = 0;
-            while at < whole {
-                let (s, v) = (&shift[at..at + LANES], &v[at..at + LANES]);
-                let rows = [&r0[at..at + LANES], &r1[at..at + LANES], &r2[at..at + LANES], &r3[at..at + LANES]];
-                for index in 0..ROWS {
-                    for lane in 0..LANES {
-                        dots[index][lane] = (rows[index][lane] - s[lane]).mul_add(v[lane], dots[index][lane]);
-                    }
-                }
-                at += LANES;
+            let [dot_a, dot_b, dot_c, dot_d] = &mut dots;
+            let each = a.iter().zip(b).zip(c).zip(d).zip(shifts).zip(vs);
+            for (((((a, b), c), d), shift), v) in each {
+                fold(a, shift, v, dot_a);
+                fold(b, shift, v, dot_b);
+                fold(c, shift, v, dot_c);
+                fold(d, shift, v, dot_d);
             }
-            let rows = [r0, r1, r2, r3];
+            let rests = [a_rest, b_rest, c_rest, d_rest];
             let mut weights = [0.0f32; ROWS];
-            for index in 0..count {
-                let mut dot = total(dots[index]);
-                for column in whole..width {
-                    dot = (rows[index][column] - shift[column]).mul_add(v[column], dot);
+            let each = weights.iter_mut().zip(&mut u[first..first + count]).zip(&dots).zip(rests);
+            for (((weight, left), dot), rest) in each {
+                let mut dot = total(*dot);
+                for ((value, shift), v) in rest.iter().zip(shift_rest).zip(v_rest) {
+                    dot = (value - shift).mul_add(*v, dot);
                 }
-                let left = &mut u[first + index];
                 *left = (-factor).mul_add(*left, dot);
-                weights[index] = *left;
-            }
-            if out_width > 0 {
-                let out = &mut out[..width];
-                let mut at = 0;
-                while at < whole {
-                    let s = &shift[at..at + LANES];
-                    let rows = [&r0[at..at + LANES], &r1[at..at + LANES], &r2[at..at + LANES], &r3[at..at + LANES]];
-                    let out = &mut out[at..at + LANES];
-                    let mut sums: Lanes = [0.0; LANES];
-                    sums.copy_from_slice(out);
-                    for index in 0..ROWS {
-                        for lane in 0..LANES {
-                            sums[lane] = weights[index].mul_add(rows[index][lane] - s[lane], sums[lane]);
-                        }
-                    }
-                    out.copy_from_slice(&sums);
-                    at += LANES;
-                }
-                for column in whole..width {
-                    for index in 0..ROWS {
-                        out[column] = weights[index].mul_add(rows[index][column] - shift[column], out[column]);
-                    }
-                }
+                *weight = *left;
             }
             first += count;
+            if out.is_empty() {
+                continue;
+            }
+            let [weight_a, weight_b, weight_c, weight_d] = weights.map(|weight| [weight; LANES]);
+            let (outs, out_rest) = out[..width].as_chunks_mut::<LANES>();
+            let each = a.iter().zip(b).zip(c).zip(d).zip(shifts).zip(outs);
+            for (((((a, b), c), d), shift), out) in each {
+                let mut sums = *out;
+                fold(a, shift, &weight_a, &mut sums);
+                fold(b, shift, &weight_b, &mut sums);
+                fold(c, shift, &weight_c, &mut sums);
+                fold(d, shift, &weight_d, &mut sums);
+                *out = sums;
+            }
+            for (rest, weight) in rests.into_iter().zip(weights) {
+                for ((out, value), shift) in out_rest.iter_mut().zip(rest).zip(shift_rest) {
+                    *out = weight.mul_add(value - shift, *out);
+                }
+            }
         }
+    }
+}
+
+/// `sums += (values - shift) factors`.
+#[inline(always)]
+fn fold(values: &Lanes, shift: &Lanes, factors: &Lanes, sums: &mut Lanes) {
+    for lane in 0..LANES {
+        sums[lane] = (values[lane] - shift[lane]).mul_add(factors[lane], sums[lane]);
     }
 }
 
