@@ -49,6 +49,7 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
     let k = tensors[0].len() as u64 / 2;
     let median = device.kth_magnitude(&tensors[0], k).unwrap();
     let rtn = support::quant_rtn(DType::BF16, 8, Some(GROUP as u32));
+    let prune = support::prune();
     let into = |work: fn(&Tensor, &mut [u8]), tensor: &Tensor| {
         let mut target = target.borrow_mut();
         let bytes = target.bytes_mut();
@@ -76,13 +77,28 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
             "quant-rtn 8 bits, rows",
             compute(support::quant_rtn(DType::BF16, 8, None)),
         ),
-        ("fp8 e4m3", compute(support::fp8(DType::F8E4M3))),
-        ("fp8 e5m2", compute(support::fp8(DType::F8E5M2))),
-        ("prune, given the threshold", compute(support::prune())),
+        (
+            "fp8 e4m3",
+            compute(support::fp8(DType::BF16, DType::F8E4M3)),
+        ),
+        (
+            "fp8 e5m2",
+            compute(support::fp8(DType::BF16, DType::F8E5M2)),
+        ),
+        ("prune, given the threshold", compute(prune.clone())),
         (
             "kth-magnitude",
             Box::new(|tensor| {
                 black_box(device.kth_magnitude(tensor, k).unwrap());
+            }),
+        ),
+        (
+            "prune, threshold and all",
+            Box::new(|tensor| {
+                let threshold = device.kth_magnitude(tensor, k).unwrap();
+                drop(black_box(
+                    device.compute(&prune, &[tensor], &[threshold]).unwrap(),
+                ));
             }),
         ),
     ];
@@ -115,7 +131,7 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
     // The same work, or the comparison would mean nothing.
     let program = device.compute(&rtn, &[&tensors[0]], &[]).unwrap();
     into(rtn_by_hand, &tensors[0]);
-    let same = program.bytes()[..] == target.borrow_mut().bytes_mut()[..];
+    let same = program.tensor.bytes()[..] == target.borrow_mut().bytes_mut()[..];
     assert!(same, "the loop by hand and the program differ");
 }
 

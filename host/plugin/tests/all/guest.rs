@@ -19,7 +19,11 @@ const TENSORS: &[(&str, &str, &str)] = &[
         "[method]tensor.compute",
         "(param i32 i32 i32 i32 i32 i32 i32)",
     ),
-    ("$summary", "[method]tensor.summary", "(param i32 i32 i32)"),
+    (
+        "$measure",
+        "[method]tensor.measure",
+        "(param i32 i32 i32 i32 i32 i32 i32)",
+    ),
     (
         "$kth",
         "[method]tensor.kth-magnitude",

@@ -7,7 +7,7 @@ use super::{
     lanes::LANES,
     machine::{BLOCK, Lanewise, Place, Tile},
     plan::{GroupRoutine, Phase, PlaceKind},
-    run::{Accumulators, Context, Partial},
+    run::{Accumulators, Context, Partial, neutral},
 };
 use crate::{DType, buffer::Buffer, program::Statistic};
 
@@ -52,7 +52,7 @@ impl Worker {
                     (vectors * LANES * dtype.size(), LANES * dtype.size())
                 }
                 PlaceKind::Output => {
-                    dtype = plan.form.output;
+                    dtype = plan.form.stored.map_or(DType::F32, |stored| stored.dtype);
                     (vectors * LANES * dtype.size(), LANES * dtype.size())
                 }
                 PlaceKind::Block => (block, 0),
@@ -129,8 +129,9 @@ impl Worker {
         for tile in geometry.piece(piece) {
             geometry.map(tile, &mut self.map);
             self.stage(context);
-            if let Some(output) = output.as_deref_mut() {
-                let size = context.plan.form.output.size();
+            if let (Some(output), Some(stored)) = (output.as_deref_mut(), context.plan.form.stored)
+            {
+                let size = stored.dtype.size();
                 let from = (self.map.start - elements.start) * size;
                 let bytes = &mut output[from..from + self.map.len * size];
                 self.aim(context, PlaceKind::Output, bytes.as_mut_ptr());
@@ -191,9 +192,9 @@ impl Worker {
         if !self.map.partial {
             return;
         }
-        let size = context.plan.form.output.size();
         for (index, kind) in context.sweep.places.iter().enumerate() {
             if *kind == PlaceKind::Output {
+                let size = self.dtypes[index].size();
                 let staging = self.memory[index].as_ref();
                 for &(offset, vector, len) in &self.map.segments {
                     let at = vector * LANES * size;
@@ -216,11 +217,7 @@ impl Worker {
             if let (Some(class), false) = (reduction.class, reduction.local) {
                 // The map counts groups from the tile's first, the accumulators from the piece's.
                 let skipped = self.map.groups[class].0 - firsts[index];
-                let lane = if matches!(statistic, Statistic::Sum | Statistic::Mean) {
-                    8
-                } else {
-                    4
-                };
+                let lane = if neutral(statistic).is_none() { 8 } else { 4 };
                 base = base.wrapping_add(skipped * LANES * lane);
             }
             self.lanewise[index] = Lanewise { base, groups };

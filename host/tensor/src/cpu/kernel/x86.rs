@@ -26,6 +26,7 @@ macro_rules! float {
 impl Lanes for Avx512 {
     type V = __m512;
     type M = __mmask16;
+    type W = [__m512d; 2];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -175,6 +176,35 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_wide(p: *const f64) -> Self::W {
+        unsafe { [_mm512_loadu_pd(p), _mm512_loadu_pd(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(p: *mut f64, w: Self::W) {
+        unsafe {
+            _mm512_storeu_pd(p, w[0]);
+            _mm512_storeu_pd(p.add(8), w[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(sums: Self::W, v: __m512) -> Self::W {
+        unsafe {
+            let [low, high] = widened(v);
+            [_mm512_add_pd(sums[0], low), _mm512_add_pd(sums[1], high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(sums: Self::W, v: __m512) -> Self::W {
+        unsafe {
+            let [low, high] = widened(v);
+            [
+                _mm512_fmadd_pd(low, low, sums[0]),
+                _mm512_fmadd_pd(high, high, sums[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn max_magnitude_16(p: *const u16, count: usize) -> u16 {
         unsafe {
             let sign = _mm512_set1_epi16(0x7fff);
@@ -205,6 +235,18 @@ unsafe fn upper_halves(low: __m512, high: __m512) -> __m512i {
         let magnitude = _mm512_and_si512(halves, _mm512_set1_epi16(0x7fff));
         let nan = _mm512_cmpgt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80));
         _mm512_mask_blend_epi16(nan, halves, _mm512_set1_epi16(0x7fc0))
+    }
+}
+
+/// Sixteen f32 as f64.
+#[inline(always)]
+unsafe fn widened(v: __m512) -> [__m512d; 2] {
+    // SAFETY: the callers require AVX-512.
+    unsafe {
+        [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(v)),
+        ]
     }
 }
 
@@ -264,6 +306,20 @@ unsafe fn upper_halves_of_two(two: Two) -> __m256i {
     }
 }
 
+/// Sixteen f32 as f64.
+#[inline(always)]
+unsafe fn quarters(v: Two) -> [__m256d; 4] {
+    // SAFETY: the callers require AVX2.
+    unsafe {
+        [
+            _mm256_cvtps_pd(_mm256_castps256_ps128(v[0])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[0])),
+            _mm256_cvtps_pd(_mm256_castps256_ps128(v[1])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1])),
+        ]
+    }
+}
+
 #[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "each block relies on the contract of the trait and nothing else"
@@ -271,6 +327,7 @@ unsafe fn upper_halves_of_two(two: Two) -> __m256i {
 impl Lanes for Avx2 {
     type V = Two;
     type M = Two;
+    type W = [__m256d; 4];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Two {
@@ -473,6 +530,43 @@ impl Lanes for Avx2 {
             [
                 _mm256_blendv_ps(no[0], yes[0], m[0]),
                 _mm256_blendv_ps(no[1], yes[1], m[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide(p: *const f64) -> Self::W {
+        unsafe { [0, 4, 8, 12].map(|at| _mm256_loadu_pd(p.add(at))) }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(p: *mut f64, w: Self::W) {
+        unsafe {
+            for (i, w) in w.into_iter().enumerate() {
+                _mm256_storeu_pd(p.add(4 * i), w);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(sums: Self::W, v: Two) -> Self::W {
+        unsafe {
+            let [a, b, c, d] = quarters(v);
+            [
+                _mm256_add_pd(sums[0], a),
+                _mm256_add_pd(sums[1], b),
+                _mm256_add_pd(sums[2], c),
+                _mm256_add_pd(sums[3], d),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(sums: Self::W, v: Two) -> Self::W {
+        unsafe {
+            let [a, b, c, d] = quarters(v).map(|quarter| _mm256_mul_pd(quarter, quarter));
+            [
+                _mm256_add_pd(sums[0], a),
+                _mm256_add_pd(sums[1], b),
+                _mm256_add_pd(sums[2], c),
+                _mm256_add_pd(sums[3], d),
             ]
         }
     }
