@@ -110,7 +110,7 @@ impl Pattern<2> for u16 {
 const HALF: u32 = 15;
 
 macro_rules! words {
-    ($bytes:literal, $of:expr) => {
+    ($bytes:literal, $of:expr, $scan:expr) => {
         impl Pattern<$bytes> for u32 {
             const LEAST: Self = 0;
             const MOST: Self = 0x7fff_ffff;
@@ -145,24 +145,35 @@ macro_rules! words {
                 most: usize,
                 within: &mut Vec<u32>,
             ) -> Option<Counts> {
-                let mut words = [0; BLOCK];
                 in_blocks(elements, most, within, |block, within| {
-                    let words = &mut words[..block.len()];
-                    for (word, &element) in words.iter_mut().zip(block) {
-                        *word = <Self as Pattern<$bytes>>::of(element);
-                    }
-                    scan_words(level, words, bracket, within)
+                    $scan(level, block, bracket, within)
                 })
             }
         }
     };
 }
 
-words!(4, u32::from_le_bytes);
+words!(4, u32::from_le_bytes, scan_words);
 // Elements are read as f32, as everywhere.
-words!(8, |element| (f64::from_le_bytes(element) as f32).to_bits());
+words!(
+    8,
+    |element| (f64::from_le_bytes(element) as f32).to_bits(),
+    |level, block: &[[u8; 8]], bracket, within| {
+        let mut narrow = [[0; 4]; BLOCK];
+        let narrow = &mut narrow[..block.len()];
+        for (to, &from) in narrow.iter_mut().zip(block) {
+            *to = (f64::from_le_bytes(from) as f32).to_le_bytes();
+        }
+        scan_words(level, narrow, bracket, within)
+    }
+);
 
-fn scan_words(level: Level, words: &[u32], bracket: Bracket<u32>, within: &mut Vec<u32>) -> Counts {
+fn scan_words(
+    level: Level,
+    words: &[[u8; 4]],
+    bracket: Bracket<u32>,
+    within: &mut Vec<u32>,
+) -> Counts {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a device has a level only where the processor has it.
@@ -170,13 +181,7 @@ fn scan_words(level: Level, words: &[u32], bracket: Bracket<u32>, within: &mut V
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx2 => unsafe { x86::words_avx2(words, bracket, within) },
-        _ => {
-            let mut counts = Counts::default();
-            for &word in words {
-                counts.take(word, bracket, within);
-            }
-            counts
-        }
+        _ => one_by_one(words, bracket, within),
     }
 }
 
@@ -230,19 +235,28 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::{Bracket, Counts, Pattern};
+    use super::{BLOCK, Bracket, Counts, Pattern, one_by_one};
 
-    /// Bytes ahead of the elements that are asked for.
-    const AHEAD: usize = 4096;
+    /// Bytes ahead of the elements that are asked for. The processor's own guesses end with a page of 4 KiB.
+    const AHEAD: usize = 8192;
 
-    /// Turns counts of elements above or at the ends into those that are wanted.
+    /// Asks for the elements that come soon.
+    #[inline(always)]
+    fn prefetch<T>(chunk: &T) {
+        let ahead = std::ptr::from_ref(chunk).cast::<i8>().wrapping_add(AHEAD);
+        // SAFETY: reads nothing, so the address need not be valid; every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) }
+    }
+
+    /// The counts of `len` elements from how many are above or at the ends.
     fn counts<P: Ord>(
         bracket: &Bracket<P>,
         len: usize,
-        above_low: u64,
-        at_low: u64,
-        at_high: u64,
+        above_low: u32,
+        at_low: u32,
+        at_high: u32,
     ) -> Counts {
+        let [above_low, at_low, at_high] = [above_low, at_low, at_high].map(u64::from);
         Counts {
             below: len as u64 - above_low - at_low,
             at_low,
@@ -254,157 +268,161 @@ mod x86 {
         }
     }
 
-    /// # Safety
-    /// The processor has the features.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-    pub(super) unsafe fn halves_avx512(
-        elements: &[[u8; 2]],
-        bracket: Bracket<u16>,
-        within: &mut Vec<u16>,
-    ) -> Counts {
-        const LANES: usize = 32;
-        within.reserve(elements.len() + LANES);
-        let low = _mm512_set1_epi16(bracket.low as i16);
-        let high = _mm512_set1_epi16(bracket.high as i16);
-        let sign = _mm512_set1_epi16(0x7fff);
-        let (mut above, mut at_low, mut at_high, mut kept) = (0u64, 0u64, 0u64, within.len());
-        let base = within.as_mut_ptr();
-        for chunk in elements.chunks(LANES) {
-            let lanes = u32::MAX >> (LANES - chunk.len());
-            // SAFETY: the mask reads no more than the chunk; prefetching reads nothing. At most as many elements are kept as
-            // were read, and for those and one vector more there is room.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(chunk.as_ptr().cast::<i8>().wrapping_add(AHEAD));
-                let v = if chunk.len() == LANES {
-                    _mm512_loadu_si512(chunk.as_ptr().cast())
-                } else {
-                    _mm512_maskz_loadu_epi16(lanes, chunk.as_ptr().cast())
-                };
-                let v = _mm512_and_si512(v, sign);
-                let greater = _mm512_mask_cmpgt_epi16_mask(lanes, v, low);
-                let inside = _mm512_mask_cmplt_epi16_mask(greater, v, high);
-                above += u64::from(greater.count_ones());
-                at_low += u64::from(_mm512_mask_cmpeq_epi16_mask(lanes, v, low).count_ones());
-                at_high += u64::from(_mm512_mask_cmpeq_epi16_mask(lanes, v, high).count_ones());
-                _mm512_storeu_si512(
-                    base.add(kept).cast(),
-                    _mm512_maskz_compress_epi16(inside, v),
-                );
-                kept += inside.count_ones() as usize;
+    /// The scan of whole vectors, then of what is left. Each lane counts for itself, which a block does not overflow.
+    macro_rules! avx512 {
+        (
+            $name:ident, $features:literal, $pattern:ty, $bytes:literal, $lanes:literal,
+            $set:ident, $greater:ident, $within:ident, $equal:ident, $count:ident, $compress:ident, $sum:expr
+        ) => {
+            /// # Safety
+            /// The processor has the features.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(
+                elements: &[[u8; $bytes]],
+                bracket: Bracket<$pattern>,
+                within: &mut Vec<$pattern>,
+            ) -> Counts {
+                debug_assert!(elements.len() <= BLOCK);
+                let low = $set(bracket.low as _);
+                let high = $set(bracket.high as _);
+                let magnitude = $set(<$pattern as Pattern<$bytes>>::MOST as _);
+                let one = $set(1);
+                let zero = _mm512_setzero_si512();
+                let (mut above, mut at_low, mut at_high) = (zero, zero, zero);
+                within.reserve(elements.len() + $lanes);
+                let mut kept = within.len();
+                let base = within.as_mut_ptr();
+                let (chunks, rest) = elements.as_chunks::<$lanes>();
+                for chunk in chunks {
+                    prefetch(chunk);
+                    // SAFETY: a chunk is one vector.
+                    let v = unsafe { _mm512_loadu_si512(chunk.as_ptr().cast()) };
+                    let v = _mm512_and_si512(v, magnitude);
+                    let greater = $greater(v, low);
+                    let inside = $within(greater, v, high);
+                    above = $count(above, greater, above, one);
+                    at_low = $count(at_low, $equal(v, low), at_low, one);
+                    at_high = $count(at_high, $equal(v, high), at_high, one);
+                    // SAFETY: no more have been kept than were read before, and beyond those there is room for a vector.
+                    unsafe { _mm512_storeu_si512(base.add(kept).cast(), $compress(inside, v)) };
+                    kept += inside.count_ones() as usize;
+                }
+                // SAFETY: so many have been written.
+                unsafe { within.set_len(kept) };
+                let [above, at_low, at_high] = [above, at_low, at_high].map($sum);
+                let mut counts = counts(&bracket, $lanes * chunks.len(), above, at_low, at_high);
+                counts.add(one_by_one(rest, bracket, within));
+                counts
             }
-        }
-        // SAFETY: so many have been written.
-        unsafe { within.set_len(kept) };
-        counts(&bracket, elements.len(), above, at_low, at_high)
+        };
     }
 
-    /// # Safety
-    /// The processor has the features.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn words_avx512(
-        elements: &[u32],
-        bracket: Bracket<u32>,
-        within: &mut Vec<u32>,
-    ) -> Counts {
-        const LANES: usize = 16;
-        within.reserve(elements.len() + LANES);
-        let low = _mm512_set1_epi32(bracket.low as i32);
-        let high = _mm512_set1_epi32(bracket.high as i32);
-        let (mut above, mut at_low, mut at_high, mut kept) = (0u64, 0u64, 0u64, within.len());
-        let base = within.as_mut_ptr();
-        for chunk in elements.chunks(LANES) {
-            let lanes = u16::MAX >> (LANES - chunk.len());
-            // SAFETY: as above.
-            unsafe {
-                let v = _mm512_maskz_loadu_epi32(lanes, chunk.as_ptr().cast());
-                let greater = _mm512_mask_cmpgt_epi32_mask(lanes, v, low);
-                let inside = _mm512_mask_cmplt_epi32_mask(greater, v, high);
-                above += u64::from(greater.count_ones());
-                at_low += u64::from(_mm512_mask_cmpeq_epi32_mask(lanes, v, low).count_ones());
-                at_high += u64::from(_mm512_mask_cmpeq_epi32_mask(lanes, v, high).count_ones());
-                _mm512_storeu_si512(
-                    base.add(kept).cast(),
-                    _mm512_maskz_compress_epi32(inside, v),
-                );
-                kept += inside.count_ones() as usize;
-            }
+    avx512!(
+        halves_avx512,
+        "avx512f,avx512bw,avx512vbmi2",
+        u16,
+        2,
+        32,
+        _mm512_set1_epi16,
+        _mm512_cmpgt_epi16_mask,
+        _mm512_mask_cmplt_epi16_mask,
+        _mm512_cmpeq_epi16_mask,
+        _mm512_mask_add_epi16,
+        _mm512_maskz_compress_epi16,
+        |v| {
+            let even = _mm512_and_si512(v, _mm512_set1_epi32(0xffff));
+            let both = _mm512_add_epi32(even, _mm512_srli_epi32::<16>(v));
+            _mm512_reduce_add_epi32(both) as u32
         }
-        // SAFETY: so many have been written.
-        unsafe { within.set_len(kept) };
-        counts(&bracket, elements.len(), above, at_low, at_high)
+    );
+    avx512!(
+        words_avx512,
+        "avx512f",
+        u32,
+        4,
+        16,
+        _mm512_set1_epi32,
+        _mm512_cmpgt_epi32_mask,
+        _mm512_mask_cmplt_epi32_mask,
+        _mm512_cmpeq_epi32_mask,
+        _mm512_mask_add_epi32,
+        _mm512_maskz_compress_epi32,
+        |v| _mm512_reduce_add_epi32(v) as u32
+    );
+
+    /// The same with AVX2, which cannot compress: elements within are few, so they are taken one by one.
+    macro_rules! avx2 {
+        (
+            $name:ident, $pattern:ty, $bytes:literal, $lanes:literal,
+            $set:ident, $greater:ident, $equal:ident, $less:ident, $bits:expr, $bits_each:literal
+        ) => {
+            /// # Safety
+            /// The processor has the feature.
+            #[target_feature(enable = "avx2")]
+            pub(super) unsafe fn $name(
+                elements: &[[u8; $bytes]],
+                bracket: Bracket<$pattern>,
+                within: &mut Vec<$pattern>,
+            ) -> Counts {
+                let low = $set(bracket.low as _);
+                let high = $set(bracket.high as _);
+                let magnitude = $set(<$pattern as Pattern<$bytes>>::MOST as _);
+                let zero = _mm256_setzero_si256();
+                let (mut above, mut at_low, mut at_high) = (zero, zero, zero);
+                let bits = $bits;
+                let (chunks, rest) = elements.as_chunks::<$lanes>();
+                for chunk in chunks {
+                    prefetch(chunk);
+                    // SAFETY: a chunk is one vector.
+                    let v = unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) };
+                    let v = _mm256_and_si256(v, magnitude);
+                    let greater = $greater(v, low);
+                    // True is minus one.
+                    above = $less(above, greater);
+                    at_low = $less(at_low, $equal(v, low));
+                    at_high = $less(at_high, $equal(v, high));
+                    let mut inside = bits(_mm256_and_si256(greater, $greater(high, v)));
+                    while inside != 0 {
+                        let at = inside.trailing_zeros() / $bits_each;
+                        within.push(<$pattern as Pattern<$bytes>>::of(chunk[at as usize]));
+                        inside &= !(((1 << $bits_each) - 1) << ($bits_each * at));
+                    }
+                }
+                let [above, at_low, at_high] = [above, at_low, at_high].map(|v| {
+                    let mut lanes: [$pattern; $lanes] = [0; $lanes];
+                    // SAFETY: the array is one vector.
+                    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), v) };
+                    lanes.into_iter().map(u32::from).sum()
+                });
+                let mut counts = counts(&bracket, $lanes * chunks.len(), above, at_low, at_high);
+                counts.add(one_by_one(rest, bracket, within));
+                counts
+            }
+        };
     }
 
-    /// # Safety
-    /// The processor has the feature.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn halves_avx2(
-        elements: &[[u8; 2]],
-        bracket: Bracket<u16>,
-        within: &mut Vec<u16>,
-    ) -> Counts {
-        let low = _mm256_set1_epi16(bracket.low as i16);
-        let high = _mm256_set1_epi16(bracket.high as i16);
-        let sign = _mm256_set1_epi16(0x7fff);
-        let (mut above, mut at_low, mut at_high) = (0u32, 0u32, 0u32);
-        let (chunks, rest) = elements.as_chunks::<16>();
-        for chunk in chunks {
-            // SAFETY: a chunk is thirty-two bytes; prefetching reads nothing.
-            let v = unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(chunk.as_ptr().cast::<i8>().wrapping_add(AHEAD));
-                _mm256_and_si256(_mm256_loadu_si256(chunk.as_ptr().cast()), sign)
-            };
-            // Two bits for each element.
-            let bits = |mask| _mm256_movemask_epi8(mask) as u32;
-            let greater = _mm256_cmpgt_epi16(v, low);
-            above += bits(greater).count_ones() / 2;
-            at_low += bits(_mm256_cmpeq_epi16(v, low)).count_ones() / 2;
-            at_high += bits(_mm256_cmpeq_epi16(v, high)).count_ones() / 2;
-            let mut inside = bits(_mm256_and_si256(greater, _mm256_cmpgt_epi16(high, v)));
-            while inside != 0 {
-                let at = inside.trailing_zeros() as usize / 2;
-                within.push(u16::of(chunk[at]));
-                inside &= !(3 << (2 * at));
-            }
-        }
-        let [above, at_low, at_high] = [above, at_low, at_high].map(u64::from);
-        let mut counts = counts(&bracket, 16 * chunks.len(), above, at_low, at_high);
-        for &element in rest {
-            counts.take(u16::of(element), bracket, within);
-        }
-        counts
-    }
-
-    /// # Safety
-    /// The processor has the feature.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn words_avx2(
-        elements: &[u32],
-        bracket: Bracket<u32>,
-        within: &mut Vec<u32>,
-    ) -> Counts {
-        let low = _mm256_set1_epi32(bracket.low as i32);
-        let high = _mm256_set1_epi32(bracket.high as i32);
-        let (mut above, mut at_low, mut at_high) = (0u32, 0u32, 0u32);
-        let (chunks, rest) = elements.as_chunks::<8>();
-        for chunk in chunks {
-            // SAFETY: a chunk is thirty-two bytes.
-            let v = unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) };
-            let bits = |mask| _mm256_movemask_ps(_mm256_castsi256_ps(mask)) as u32;
-            let greater = _mm256_cmpgt_epi32(v, low);
-            above += bits(greater).count_ones();
-            at_low += bits(_mm256_cmpeq_epi32(v, low)).count_ones();
-            at_high += bits(_mm256_cmpeq_epi32(v, high)).count_ones();
-            let mut inside = bits(_mm256_and_si256(greater, _mm256_cmpgt_epi32(high, v)));
-            while inside != 0 {
-                within.push(chunk[inside.trailing_zeros() as usize]);
-                inside &= inside - 1;
-            }
-        }
-        let [above, at_low, at_high] = [above, at_low, at_high].map(u64::from);
-        let mut counts = counts(&bracket, 8 * chunks.len(), above, at_low, at_high);
-        for &word in rest {
-            counts.take(word, bracket, within);
-        }
-        counts
-    }
+    avx2!(
+        halves_avx2,
+        u16,
+        2,
+        16,
+        _mm256_set1_epi16,
+        _mm256_cmpgt_epi16,
+        _mm256_cmpeq_epi16,
+        _mm256_sub_epi16,
+        |mask| _mm256_movemask_epi8(mask) as u32,
+        2
+    );
+    avx2!(
+        words_avx2,
+        u32,
+        4,
+        8,
+        _mm256_set1_epi32,
+        _mm256_cmpgt_epi32,
+        _mm256_cmpeq_epi32,
+        _mm256_sub_epi32,
+        |mask| _mm256_movemask_ps(_mm256_castsi256_ps(mask)) as u32,
+        1
+    );
 }
