@@ -1,6 +1,7 @@
 //! The edits through their components, as shares of the machine's copy bandwidth, and what the sandbox adds to it.
 //!
-//! Contenders: a copy by each thread of its share; each edit (quant-rtn, fp8, magnitude-prune) through its component; and
+//! Contenders: a copy by each thread of its share (and, to compare, the program that does nothing, which is a copy past the
+//! caches); each edit (quant-rtn, fp8, magnitude-prune) through its component; and
 //! `native`, which repeats the very device calls that the component makes. All take turns over the same tensors, each of
 //! 64 MiB of bf16, about what a matrix of a 7B model has, and the best of several rounds counts, so that a busy machine
 //! slows them alike. Results go into memory that earlier results have left, as they do when a checkpoint is edited tensor by
@@ -20,8 +21,9 @@ use packhost_plugin::{
     CacheDir, EditPlugin, Engine, EngineOptions, Registry, Role, Target, TensorInfo,
 };
 use packhost_tensor::{
-    Computed, DType, Device, Result, Shift, Tensor, TensorMut, WeightStats, WeightWish, cpu::Cpu,
-    program::Program,
+    Computed, DType, Device, Result, Shift, Tensor, TensorMut, WeightStats, WeightWish,
+    cpu::Cpu,
+    program::{Op, Program},
 };
 use rayon::prelude::*;
 
@@ -146,8 +148,15 @@ fn main() {
         let device = Cpu::new(Some(threads)).unwrap();
         println!("\n{threads} thread(s)");
         println!(
-            "  {:<16} {:>15} {:>12} {:>12} {:>18} {:>14} {:>12}",
-            "edit", "copy", "native", "component", "share of copy", "of native", "outside"
+            "  {:<16} {:>11} {:>11} {:>11} {:>11} {:>15} {:>10} {:>12}",
+            "edit",
+            "copy",
+            "copied past",
+            "native",
+            "component",
+            "share of copies",
+            "of native",
+            "outside"
         );
         for (id, plugin, target) in &edits {
             bench(id, plugin.edit().unwrap(), target, &device, &tensors);
@@ -167,11 +176,17 @@ fn bench(id: &str, plugin: &EditPlugin, target: &Target, device: &Cpu, tensors: 
     let calls = recorder.calls.into_inner().unwrap();
     let outside = RefCell::new(Duration::MAX);
     let mut room = TensorMut::zeros(DType::BF16, first.shape()).unwrap();
-    let [copied, native, component] = best([
+    let identity = [Call::Compute(Program::check(&[Op::Input(0)]).unwrap(), 1)];
+    let [copied, streamed, native, component] = best([
         &mut || {
             tensors
                 .iter()
                 .for_each(|tensor| copy(device, tensor, &mut room))
+        },
+        &mut || {
+            tensors
+                .iter()
+                .for_each(|tensor| repeat(device, tensor, &identity))
         },
         &mut || {
             tensors
@@ -193,11 +208,13 @@ fn bench(id: &str, plugin: &EditPlugin, target: &Target, device: &Cpu, tensors: 
         .sum::<usize>() as f64;
     let speed = |time: Duration| format!("{:.2} GB/s", bytes / 1e9 / time.as_secs_f64());
     println!(
-        "  {id:<16} {:>15} {:>12} {:>12} {:>18.2} {:>14.3} {:>12.3?}",
+        "  {id:<16} {:>11} {:>11} {:>11} {:>11} {:>8.2} {:>6.2} {:>10.3} {:>12.3?}",
         speed(copied),
+        speed(streamed),
         speed(native),
         speed(component),
         copied.as_secs_f64() / component.as_secs_f64(),
+        streamed.as_secs_f64() / component.as_secs_f64(),
         native.as_secs_f64() / component.as_secs_f64(),
         outside.into_inner(),
     );

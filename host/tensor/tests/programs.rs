@@ -336,6 +336,49 @@ fn division_by_a_group_is_exact() {
     }
 }
 
+/// Large results are stored in another way; they hold the same as the same elements in small tensors.
+#[test]
+fn large_results_equal_small_ones() {
+    let program = Program::check(&[
+        Op::Input(0),
+        Op::Constant(3.0),
+        Op::Mul,
+        Op::Duplicate,
+        Op::Measure(Statistic::AbsMax),
+    ])
+    .unwrap();
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        // Just above 8 MiB, with an incomplete tile at the end.
+        let len = (8 << 20) / dtype.size() + 77;
+        let values: Vec<f32> = (0..len)
+            .map(|i| {
+                if i % 1009 == 0 {
+                    f32::NAN
+                } else {
+                    (i % 4093) as f32 - 2000.5
+                }
+            })
+            .collect();
+        let large = Tensor::from_f32(dtype, [len], &values).unwrap();
+        for device in devices() {
+            let found = device.compute(&program, &[&large], &[]).unwrap();
+            assert!(found.measures[0].is_nan());
+            let piece = 100_000;
+            for (i, part) in values.chunks(piece).enumerate() {
+                let small = Tensor::from_f32(dtype, [part.len()], part).unwrap();
+                let expected = device.compute(&program, &[&small], &[]).unwrap().tensor;
+                let start = i * piece * dtype.size();
+                let same = &found.tensor.bytes()[start..start + expected.bytes().len()];
+                assert!(
+                    same == &expected.bytes()[..],
+                    "{dtype}, {}, part {i}",
+                    device.level().name()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn calls_are_checked() {
     let device = Cpu::new(Some(1)).unwrap();

@@ -26,6 +26,24 @@ pub(super) trait Lanes {
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// Stores the upper halves of thirty-two f32, NaN as the canonical one.
     unsafe fn store_bf16x2(p: *mut u16, low: Self::V, high: Self::V);
+    /// As [`Lanes::store_bf16x2`] to a `p` aligned to 64 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: Self::V, high: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store_bf16x2(p, low, high) }
+    }
+    /// As [`Lanes::store`] to a `p` aligned to 64 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store(p, v) }
+    }
+    /// As [`Lanes::store_f16`] to a `p` aligned to 32 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store_f16(p, v) }
+    }
     /// Asks for the cache line at `p`, which need not be valid.
     unsafe fn prefetch(p: *const u8);
     /// Widens sixteen f16.

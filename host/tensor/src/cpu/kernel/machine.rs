@@ -57,6 +57,8 @@ pub(super) struct Tile<'a> {
     pub columns: *const u32,
     /// Vectors in the tile.
     pub vectors: usize,
+    /// Whether the result goes past the caches: a large one, at an address aligned to 64 bytes. Who does so has to fence.
+    pub stream: bool,
     /// Dtypes that take the slow road of [`cast`], by place.
     pub dtypes: &'a [DType],
 }
@@ -82,6 +84,17 @@ macro_rules! each {
 macro_rules! pairs {
     ($k:expr, $j:ident, $body:block) => {
         each!(@ $k, $j, $body, 0 2 4 6)
+    };
+}
+
+/// Stores a block, past the caches where the tile says so.
+macro_rules! stored {
+    ($stream:expr, $each:ident, $k:expr, $j:ident, $store:expr, $past:expr, ($($argument:expr),*)) => {
+        if $stream {
+            $each!($k, $j, { $past($($argument),*); });
+        } else {
+            $each!($k, $j, { $store($($argument),*); });
+        }
     };
 }
 
@@ -231,21 +244,21 @@ macro_rules! machine {
                             }
                             Code::StoreBf16 => {
                                 let p = place(step.a).cast::<u16>();
-                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
+                                stored!(tile.stream, pairs, K, j, L::store_bf16x2, L::stream_bf16x2, (p.add(j * LANES), acc[j], acc[j + 1]));
                             }
                             Code::StoreBf16Rounded => {
                                 let p = place(step.a).cast::<u16>();
                                 each!(K, j, { acc[j] = ops::nearest_upper_half::<L>(acc[j]); });
-                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
+                                stored!(tile.stream, pairs, K, j, L::store_bf16x2, L::stream_bf16x2, (p.add(j * LANES), acc[j], acc[j + 1]));
                             }
                             Code::StoreF32 => {
                                 let p = place(step.a).cast::<f32>();
                                 each!(K, j, { acc[j] = ops::canonical::<L>(acc[j]); });
-                                each!(K, j, { L::store(p.add(j * LANES), acc[j]); });
+                                stored!(tile.stream, each, K, j, L::store, L::stream, (p.add(j * LANES), acc[j]));
                             }
                             Code::StoreF16 => {
                                 let p = place(step.a).cast::<u16>();
-                                each!(K, j, { L::store_f16(p.add(j * LANES), acc[j]); });
+                                stored!(tile.stream, each, K, j, L::store_f16, L::stream_f16, (p.add(j * LANES), acc[j]));
                             }
                             Code::StoreOther => {
                                 let dtype = *tile.dtypes.get_unchecked(usize::from(step.a));

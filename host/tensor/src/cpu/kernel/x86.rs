@@ -62,14 +62,19 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, v: __m512) {
-        unsafe {
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
-            _mm256_storeu_si256(
-                p.cast(),
-                _mm256_mask_blend_epi16(nan, halves, _mm256_set1_epi16(0x7e00)),
-            );
-        }
+        unsafe { _mm256_storeu_si256(p.cast(), halves(v)) }
+    }
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: __m512, high: __m512) {
+        unsafe { _mm512_stream_si512(p.cast(), upper_halves(low, high)) }
+    }
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: __m512) {
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: __m512) {
+        unsafe { _mm256_stream_si256(p.cast(), halves(v)) }
     }
 
     #[inline(always)]
@@ -238,6 +243,17 @@ unsafe fn upper_halves(low: __m512, high: __m512) -> __m512i {
     }
 }
 
+/// Sixteen f32 as f16, NaN as the canonical one.
+#[inline(always)]
+unsafe fn halves(v: __m512) -> __m256i {
+    // SAFETY: the callers require AVX-512.
+    unsafe {
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+        _mm256_mask_blend_epi16(nan, halves, _mm256_set1_epi16(0x7e00))
+    }
+}
+
 /// Sixteen f32 as f64.
 #[inline(always)]
 unsafe fn widened(v: __m512) -> [__m512d; 2] {
@@ -303,6 +319,18 @@ unsafe fn upper_halves_of_two(two: Two) -> __m256i {
         // Both sides are below 2^15, so the signed comparison is right.
         let nan = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(0x7f80));
         _mm256_blendv_epi8(halves, _mm256_set1_epi16(0x7fc0), nan)
+    }
+}
+
+/// Eight f32 as f16.
+#[inline(always)]
+unsafe fn halves_of_eight(v: __m256) -> __m128i {
+    // SAFETY: the callers require AVX2 and F16C.
+    unsafe {
+        // The canonical NaN of f32 becomes that of f16.
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+        let v = _mm256_blendv_ps(v, _mm256_set1_ps(f32::from_bits(0x7fc0_0000)), nan);
+        _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)
     }
 }
 
@@ -374,13 +402,30 @@ impl Lanes for Avx2 {
     unsafe fn store_f16(p: *mut u16, v: Two) {
         unsafe {
             for (i, v) in v.into_iter().enumerate() {
-                // The canonical NaN of f32 becomes that of f16.
-                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
-                let v = _mm256_blendv_ps(v, _mm256_set1_ps(f32::from_bits(0x7fc0_0000)), nan);
-                _mm_storeu_si128(
-                    p.add(8 * i).cast(),
-                    _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
-                );
+                _mm_storeu_si128(p.add(8 * i).cast(), halves_of_eight(v));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: Two, high: Two) {
+        unsafe {
+            for (i, two) in [low, high].into_iter().enumerate() {
+                _mm256_stream_si256(p.add(16 * i).cast(), upper_halves_of_two(two));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Two) {
+        unsafe {
+            _mm256_stream_ps(p, v[0]);
+            _mm256_stream_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: Two) {
+        unsafe {
+            for (i, v) in v.into_iter().enumerate() {
+                _mm_stream_si128(p.add(8 * i).cast(), halves_of_eight(v));
             }
         }
     }
