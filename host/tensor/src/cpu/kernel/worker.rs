@@ -152,8 +152,9 @@ impl Worker {
         }
         #[cfg(target_arch = "x86_64")]
         if streamed {
-            // What went past the caches is ordered for other threads by this alone. Every x86-64 has the instruction.
-            std::arch::x86_64::_mm_sfence();
+            // What went past the caches is ordered for other threads by this alone.
+            // SAFETY: every x86-64 has the instruction.
+            unsafe { std::arch::x86_64::_mm_sfence() };
         }
         let reductions = context.sweep.reductions.iter().enumerate();
         reductions
