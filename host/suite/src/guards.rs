@@ -22,7 +22,7 @@ pub const ORDER: [&str; 5] = [
     "primary-metric",
 ];
 
-/// Guards that judge only when they are named: this host does not measure yet what they ask for.
+/// Guards that judge only when they are named: reports and presets do not carry yet what they find.
 const WAITING: [&str; 6] = [
     "spectral",
     "rmt",
@@ -47,8 +47,8 @@ pub struct Guards {
 }
 
 impl Guards {
-    /// Loads the guards called `order`; an empty list means every installed guard of [`ORDER`] and then every other one,
-    /// those of [`WAITING`] excepted.
+    /// Loads the guards called `order`; an empty list means every installed guard of [`ORDER`] and then every other one.
+    /// `spectral`, `rmt`, `variance` and the three shift guards judge only where they are named.
     /// Repetitions count once: a guard is a function of tables, so a second answer would equal the first.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! iteration reads the matrix once. The shift `c` is subtracted before anything is multiplied: a large common mean costs no
 //! precision.
 //!
-//! Work is cut into pieces of [`CHUNK`] rows and joined in order, in f64: results depend on neither threads nor batches.
+//! Work is cut into pieces of `CHUNK` rows and joined in order, in f64: results depend on neither threads nor batches.
 
 use super::{
     matmul::{Spread, View},
