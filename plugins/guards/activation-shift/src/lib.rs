@@ -36,15 +36,13 @@ mod tests;
 use modules::Change;
 use packhost_sdk::json::{Value as Json, json};
 use packhost_sdk::screening::{
-    Limit, Limits, Nulls, Observed, Outcome, Policy, Runs, Side, Significance, Statistic, number,
-    same_windows,
+    self, Change as _, Limit, Limits, Outcome, Policy, Side, Statistic, observed, same_windows,
 };
 use packhost_sdk::stats::summary::exp;
 use packhost_sdk::{
-    About, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
-    export_guard, scope::layer_of,
+    About, Failure, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict, export_guard,
+    scope::layer_of,
 };
-use std::collections::BTreeMap;
 
 const ID: &str = "activation-shift";
 
@@ -59,20 +57,12 @@ const LIMITS: [(&str, Limit); 5] = [
 
 /// What the null is about, in the order of [`Change::statistics`]. Sizes enter as logarithms, which are closer to normal.
 const STATISTICS: [Statistic; 5] = [
-    statistic("log_alpha", Side::Both, 1e-6),
-    statistic("log_singular", Side::Both, 1e-6),
-    statistic("log_effective_rank", Side::Both, 1e-6),
-    statistic("log_mean_shift", Side::Upper, 1e-2),
-    statistic("log_feature_spread", Side::Upper, 1e-2),
+    Statistic::new("log_alpha", Side::Both, 1e-6),
+    Statistic::new("log_singular", Side::Both, 1e-6),
+    Statistic::new("log_effective_rank", Side::Both, 1e-6),
+    Statistic::new("log_mean_shift", Side::Upper, 1e-2),
+    Statistic::new("log_feature_spread", Side::Upper, 1e-2),
 ];
-
-const fn statistic(name: &'static str, side: Side, resolution: f64) -> Statistic {
-    Statistic {
-        name,
-        side,
-        resolution,
-    }
-}
 
 struct ActivationShift;
 
@@ -117,36 +107,26 @@ impl Guard for ActivationShift {
                            the table is not whole";
             outcome.note(Status::Fail, name, "not_comparable", message.to_owned());
         }
-        let mut changed: Vec<&str> = Vec::new();
         for (name, change) in &compared.changes {
             judge_change(name, change, &limits, &mut outcome);
-            let is = match &significance {
-                Some(known) if known.p_values.contains_key(*name) => known.changed(name),
-                _ => change.beyond_deadband(),
-            };
-            if is {
-                changed.push(name);
-            }
         }
-        if let Some(finding) = summary(&changed, &compared.changes, compared.modules) {
+        let significance = significance.as_ref();
+        let changes = &compared.changes;
+        let changed = screening::changed(changes, significance);
+        if let Some(finding) = screening::summary(changes, &changed, compared.modules) {
             outcome.push(Status::Pass, finding);
         }
-        let details = json!({
-            "calibrated": policy.calibration.is_some(),
-            "calibration": policy.details(),
-            "false_alarm_rate": policy.false_alarm_rate(),
-            "limits": limits,
-            "p_value_limit": significance.as_ref().and_then(|known| known.threshold),
-            "not_in_calibration": significance.as_ref().map_or(0, |known| known.unknown.len()),
-            "modules": compared.modules,
-            "modules_different": compared.changes.len(),
-            "modules_changed": changed.len(),
-            "modules_beyond_deadband": compared.changes.values().filter(|c| c.beyond_deadband()).count(),
-            "missing": compared.missing,
-            "not_comparable": compared.incomparable,
-            "first_changed": first(&changed),
-            "most_changed": most(&compared.changes, significance.as_ref(), &changed),
-        });
+        let beyond_deadband = changes.values().filter(|c| c.beyond_rounding()).count();
+        let mut details = policy.details(&limits, significance);
+        details["not_in_calibration"] = json!(significance.map_or(0, |known| known.unknown.len()));
+        details["modules"] = json!(compared.modules);
+        details["modules_different"] = json!(changes.len());
+        details["modules_changed"] = json!(changed.len());
+        details["modules_beyond_deadband"] = json!(beyond_deadband);
+        details["missing"] = json!(compared.missing);
+        details["not_comparable"] = json!(compared.incomparable);
+        details["first_changed"] = first(&changed);
+        details["most_changed"] = screening::most_changed(changes, &changed, significance);
         let (status, findings) = outcome.finish();
         Ok(Step::Verdict(Verdict {
             status,
@@ -158,38 +138,13 @@ impl Guard for ActivationShift {
     /// What rounding noise at the level of the stored dtype does to this model's activations.
     fn calibrate(policy: &Policy, runs: &[Table]) -> Result<Policy> {
         policy.check(&LIMITS)?;
-        let runs = Runs::sort(ID, runs, policy.runs)?;
-        let mut fitted = policy.clone();
-        if runs.perturbations.is_empty() {
-            return Ok(fitted);
-        }
-        let seen = runs
-            .perturbations
-            .iter()
-            .map(|(baseline, run)| Ok(observed(&modules::compare(baseline, run)?.changes)))
-            .collect::<Result<Vec<Observed>>>()?;
-        fitted.calibration = Some(
-            Nulls::fit(
-                &runs.structure,
-                &STATISTICS,
-                &seen,
-                policy.false_discovery_rate,
-            )
-            .map_err(|failure| Failure::failed(format!("guard {ID}: {}", failure.message())))?,
-        );
-        Ok(fitted)
+        policy.calibrated(ID, &STATISTICS, runs, |baseline, run| {
+            Ok(observed(&modules::compare(baseline, run)?.changes))
+        })
     }
 }
 
 export_guard!(ActivationShift);
-
-type Changes<'a> = BTreeMap<&'a str, Change>;
-
-fn observed(changes: &Changes<'_>) -> Observed {
-    let rows = changes.iter();
-    rows.map(|(name, change)| ((*name).to_owned(), change.statistics().to_vec()))
-        .collect()
-}
 
 fn judge_change(name: &str, change: &Change, limits: &Limits, outcome: &mut Outcome) {
     if change.not_finite {
@@ -256,46 +211,4 @@ fn first(changed: &[&str]) -> Json {
         .filter(|name| place(name).0 == least)
         .collect();
     json!({"layer": layer_of(modules[0]), "modules": modules})
-}
-
-/// One finding for all modules that changed, naming the one whose variance moved most.
-fn summary(changed: &[&str], changes: &Changes<'_>, modules: usize) -> Option<Finding> {
-    let most = changed
-        .iter()
-        .max_by(|a, b| size(changes, a).total_cmp(&size(changes, b)))?;
-    let message = format!(
-        "{} of {modules} modules moved more than rounding explains, this one's variance most: |ln α| = {:.6}",
-        changed.len(),
-        size(changes, most)
-    );
-    Some(Finding {
-        scope: (*most).to_owned(),
-        code: "changed".to_owned(),
-        message,
-        value: Some(changed.len() as f64),
-        limit: None,
-    })
-}
-
-fn size(changes: &Changes<'_>, name: &str) -> f64 {
-    let alpha = changes.get(name).and_then(|change| change.log_alpha);
-    alpha.map_or(f64::INFINITY, f64::abs)
-}
-
-/// Most modules that the details list, those that moved most.
-const LISTED: usize = 64;
-
-fn most(changes: &Changes<'_>, significance: Option<&Significance>, changed: &[&str]) -> Json {
-    let mut order: Vec<&str> = changes.keys().copied().collect();
-    order.sort_by(|a, b| size(changes, b).total_cmp(&size(changes, a)));
-    let rows = order.into_iter().take(LISTED).filter_map(|name| {
-        let mut row = changes.get(name)?.details();
-        row["module"] = json!(name);
-        row["changed"] = json!(changed.contains(&name));
-        row["p_value"] = significance
-            .and_then(|known| known.p_values.get(name))
-            .map_or(Json::Null, |p| number(*p));
-        Some(row)
-    });
-    rows.collect()
 }

@@ -1,7 +1,7 @@
 //! Two models' activation rows, module by module.
 
 use packhost_sdk::json::{Value as Json, json};
-use packhost_sdk::screening::{number, same_bits};
+use packhost_sdk::screening::{self, log_size, number, same_bits};
 use packhost_sdk::stats::summary::ln;
 use packhost_sdk::{Failure, Result, Table, Value};
 use std::collections::BTreeMap;
@@ -145,17 +145,23 @@ impl Change {
         Ok(change)
     }
 
+    /// Whether nothing moved.
+    fn nothing(&self) -> bool {
+        self.mean_shift == 0.0 && self.feature_spread == 0.0 && self.feature_extreme == 0.0
+    }
+}
+
+impl screening::Change for Change {
+    const PLACE: &'static str = "module";
+
+    fn size(&self) -> f64 {
+        self.log_alpha.map_or(f64::INFINITY, f64::abs)
+    }
+
     /// The values of [`super::STATISTICS`].
-    pub fn statistics(&self) -> [Option<f64>; 5] {
-        // A size of nothing has no logarithm; far below any resolution stands for it.
-        let size = |value: f64| {
-            Some(if value.is_nan() {
-                value
-            } else {
-                ln(value.max(1e-15))
-            })
-        };
-        [
+    fn statistics(&self) -> Vec<Option<f64>> {
+        let size = |value: f64| Some(log_size(value, 1e-15));
+        vec![
             self.log_alpha,
             self.log_singular,
             self.log_effective_rank,
@@ -164,8 +170,8 @@ impl Change {
         ]
     }
 
-    /// Whether a change without a calibration counts as one.
-    pub fn beyond_deadband(&self) -> bool {
+    /// Whether it lies beyond the deadband.
+    fn beyond_rounding(&self) -> bool {
         let beyond =
             |value: Option<f64>, deadband: f64| value.is_some_and(|value| value.abs() > deadband);
         self.not_finite
@@ -177,12 +183,11 @@ impl Change {
             || self.feature_spread > 0.02
     }
 
-    /// Whether nothing moved.
-    fn nothing(&self) -> bool {
-        self.mean_shift == 0.0 && self.feature_spread == 0.0 && self.feature_extreme == 0.0
+    fn how_far(&self) -> String {
+        format!("this one's variance most: |ln α| = {:.6}", self.size())
     }
 
-    pub fn details(&self) -> Json {
+    fn details(&self) -> Json {
         let optional = |value: Option<f64>| value.map_or(Json::Null, number);
         json!({
             "alpha": optional(self.log_alpha.map(packhost_sdk::stats::summary::exp)),

@@ -4,6 +4,7 @@
 use super::*;
 use packhost_sdk::stats::{normal, rng::Pcg64};
 use packhost_sdk::{Row, Value, bench, json};
+use std::collections::BTreeMap;
 
 fn gauss(rng: &mut Pcg64) -> f64 {
     normal::quantile(rng.uniform().max(1e-300))

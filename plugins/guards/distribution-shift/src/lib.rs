@@ -41,7 +41,7 @@ mod windows;
 
 use packhost_sdk::json::{Value as Json, json};
 use packhost_sdk::screening::{
-    Limit, Limits, Nulls, Observed, Outcome, Policy, Runs, Side, Significance, Statistic, number,
+    Limit, Limits, Observed, Outcome, Policy, Side, Significance, Statistic, number,
 };
 use packhost_sdk::stats::bootstrap::Interval;
 use packhost_sdk::stats::summary;
@@ -72,10 +72,10 @@ const LIMITS: [(&str, Limit); 6] = [
 
 /// What the null is about, in the order of [`observed`].
 const STATISTICS: [Statistic; 4] = [
-    statistic("log_divergence", Side::Upper, 1e-2),
-    statistic("log_other_top", Side::Upper, 1e-2),
-    statistic("log_total_variation", Side::Upper, 1e-2),
-    statistic("loss_difference", Side::Both, 1e-6),
+    Statistic::new("log_divergence", Side::Upper, 1e-2),
+    Statistic::new("log_other_top", Side::Upper, 1e-2),
+    Statistic::new("log_total_variation", Side::Upper, 1e-2),
+    Statistic::new("loss_difference", Side::Both, 1e-6),
 ];
 
 /// Without a calibration, a mean divergence surely above this is more than rounding.
@@ -83,14 +83,6 @@ const ROUNDING_DIVERGENCE: f64 = 1e-3;
 
 /// One minus the level of the intervals; each upper end alone is then exceeded by chance in 2.5 % of cases.
 const ALPHA: f64 = 0.05;
-
-const fn statistic(name: &'static str, side: Side, resolution: f64) -> Statistic {
-    Statistic {
-        name,
-        side,
-        resolution,
-    }
-}
 
 struct DistributionShift;
 
@@ -199,35 +191,16 @@ impl Guard for DistributionShift {
     /// What rounding noise at the level of the stored dtype does to this model's predictions.
     fn calibrate(policy: &Policy, runs: &[Table]) -> Result<Policy> {
         policy.check(&LIMITS)?;
-        let runs = Runs::sort(ID, runs, policy.runs)?;
-        let mut fitted = policy.clone();
-        if runs.perturbations.is_empty() {
-            return Ok(fitted);
-        }
-        let seen = runs
-            .perturbations
-            .iter()
-            .map(|(baseline, run)| {
-                match Shift::read(baseline, run)? {
-                    Reading::Moved(shift) if shift.not_finite == 0 && shift.divergence.is_some() => {
-                        Ok(observed(&shift))
-                    }
-                    _ => Err(Failure::failed(format!(
-                        "guard {ID}: a perturbation run has no finite divergence from its baseline; it was not perturbed or is broken"
-                    ))),
+        policy.calibrated(ID, &STATISTICS, runs, |baseline, run| {
+            match Shift::read(baseline, run)? {
+                Reading::Moved(shift) if shift.not_finite == 0 && shift.divergence.is_some() => {
+                    Ok(observed(&shift))
                 }
-            })
-            .collect::<Result<Vec<Observed>>>()?;
-        fitted.calibration = Some(
-            Nulls::fit(
-                &runs.structure,
-                &STATISTICS,
-                &seen,
-                policy.false_discovery_rate,
-            )
-            .map_err(|failure| Failure::failed(format!("guard {ID}: {}", failure.message())))?,
-        );
-        Ok(fitted)
+                _ => Err(Failure::failed(format!(
+                    "guard {ID}: a perturbation run has no finite divergence from its baseline; it was not perturbed or is broken"
+                ))),
+            }
+        })
     }
 }
 
@@ -287,18 +260,12 @@ fn judge_effects(shift: &Shift, limits: &Limits, outcome: &mut Outcome) {
     }
 }
 
+/// The details that are there whether predictions moved or not.
 fn head(policy: &Policy, limits: &Limits, significance: Option<&Significance>, same: bool) -> Json {
-    json!({
-        "calibrated": policy.calibration.is_some(),
-        "calibration": policy.details(),
-        "false_alarm_rate": policy.false_alarm_rate(),
-        "limits": limits,
-        "identical": same,
-        "p_value": significance
-            .and_then(|known| known.p_values.get(PLACE))
-            .map_or(Json::Null, |p| number(*p)),
-        "p_value_limit": significance.and_then(|known| known.threshold),
-    })
+    let mut details = policy.details(limits, significance);
+    details["identical"] = json!(same);
+    details["p_value"] = significance.map_or(Json::Null, |known| known.p_value(PLACE));
+    details
 }
 
 fn estimate(estimate: Option<Estimate>) -> Json {

@@ -35,15 +35,11 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-use packhost_sdk::json::{Value as Json, json};
-use packhost_sdk::screening::{
-    Limit, Limits, Nulls, Observed, Outcome, Policy, Runs, Side, Significance, Statistic, number,
-};
+use packhost_sdk::json::json;
+use packhost_sdk::screening::{self, Limit, Limits, Outcome, Policy, Side, Statistic, observed};
 use packhost_sdk::{
-    About, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
-    export_guard,
+    About, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict, export_guard,
 };
-use std::collections::BTreeMap;
 use tensors::{Change, Models, Structure};
 
 const ID: &str = "weight-shift";
@@ -71,19 +67,11 @@ const LIMITS: [(&str, Limit); 5] = [
 
 /// What the null is about, in the order of [`Change::statistics`]. Sizes enter as logarithms, which are closer to normal.
 const STATISTICS: [Statistic; 4] = [
-    statistic("log_relative_change", Side::Upper, 1e-3),
-    statistic("log_top_singular_value", Side::Both, 1e-5),
-    statistic("log_stable_rank", Side::Both, 1e-5),
-    statistic("log_subspace_turn", Side::Upper, 1e-2),
+    Statistic::new("log_relative_change", Side::Upper, 1e-3),
+    Statistic::new("log_top_singular_value", Side::Both, 1e-5),
+    Statistic::new("log_stable_rank", Side::Both, 1e-5),
+    Statistic::new("log_subspace_turn", Side::Upper, 1e-2),
 ];
-
-const fn statistic(name: &'static str, side: Side, resolution: f64) -> Statistic {
-    Statistic {
-        name,
-        side,
-        resolution,
-    }
-}
 
 struct WeightShift;
 
@@ -112,18 +100,21 @@ impl Guard for WeightShift {
         let mut outcome = Outcome::default();
         let structure = models.structure()?;
         judge_structure(&structure, &mut outcome);
-        let mut changed: Vec<&str> = Vec::new();
         for (name, change) in &changes {
             judge_change(name, change, &limits, &mut outcome);
-            if is_changed(name, change, significance.as_ref()) {
-                changed.push(name);
-            }
         }
-        if let Some(finding) = summary(&changed, &changes, tests) {
+        let significance = significance.as_ref();
+        let changed = screening::changed(&changes, significance);
+        if let Some(finding) = screening::summary(&changes, &changed, tests) {
             outcome.push(Status::Pass, finding);
         }
-        let details = details(policy, &limits, &changes, significance.as_ref(), &changed);
-        let details = merged(details, &structure, tests);
+        let mut details = policy.details(&limits, significance);
+        details["not_in_calibration"] = json!(significance.map_or(0, |known| known.unknown.len()));
+        details["tensors"] = json!(tests);
+        details["tensors_different"] = json!(changes.len());
+        details["tensors_changed"] = json!(changed.len());
+        details["most_changed"] = screening::most_changed(&changes, &changed, significance);
+        details["structure"] = structure.details();
         let (status, findings) = outcome.finish();
         Ok(Step::Verdict(Verdict {
             status,
@@ -135,46 +126,13 @@ impl Guard for WeightShift {
     /// What rounding noise at the level of the stored dtype does to this model's tensors.
     fn calibrate(policy: &Policy, runs: &[Table]) -> Result<Policy> {
         policy.check(&LIMITS)?;
-        let runs = Runs::sort(ID, runs, policy.runs)?;
-        let mut fitted = policy.clone();
-        if runs.perturbations.is_empty() {
-            return Ok(fitted);
-        }
-        let seen = runs
-            .perturbations
-            .iter()
-            .map(|(baseline, run)| Ok(observed(&Models::read(baseline, run)?.changes()?)))
-            .collect::<Result<Vec<Observed>>>()?;
-        fitted.calibration = Some(
-            Nulls::fit(
-                &runs.structure,
-                &STATISTICS,
-                &seen,
-                policy.false_discovery_rate,
-            )
-            .map_err(|failure| Failure::failed(format!("guard {ID}: {}", failure.message())))?,
-        );
-        Ok(fitted)
+        policy.calibrated(ID, &STATISTICS, runs, |baseline, run| {
+            Ok(observed(&Models::read(baseline, run)?.changes()?))
+        })
     }
 }
 
 export_guard!(WeightShift);
-
-type Changes<'a> = BTreeMap<&'a str, Change>;
-
-fn observed(changes: &Changes<'_>) -> Observed {
-    let rows = changes.iter();
-    rows.map(|(name, change)| ((*name).to_owned(), change.statistics().to_vec()))
-        .collect()
-}
-
-/// Whether a tensor moved more than rounding explains.
-fn is_changed(name: &str, change: &Change, significance: Option<&Significance>) -> bool {
-    match significance {
-        Some(known) if known.p_values.contains_key(name) => known.changed(name),
-        _ => change.exceeds_rounding(),
-    }
-}
 
 fn judge_structure(structure: &Structure<'_>, outcome: &mut Outcome) {
     for (name, before, now) in &structure.reshaped {
@@ -237,65 +195,4 @@ fn judge_change(name: &str, change: &Change, limits: &Limits, outcome: &mut Outc
         let message = format!("a {what} became zero");
         outcome.note(Status::Warn, name, "dead", message);
     }
-}
-
-/// One finding for all tensors that changed, naming the one that moved most.
-fn summary(changed: &[&str], changes: &Changes<'_>, tests: usize) -> Option<Finding> {
-    let size = |name: &&&str| changes.get(**name).map_or(0.0, |change| change.relative);
-    let most = changed.iter().max_by(|a, b| size(a).total_cmp(&size(b)))?;
-    Some(Finding {
-        scope: (*most).to_owned(),
-        code: "changed".to_owned(),
-        message: format!(
-            "{} of {tests} tensors moved more than rounding explains, this one most: {:.6} of its norm",
-            changed.len(),
-            size(&most)
-        ),
-        value: Some(changed.len() as f64),
-        limit: None,
-    })
-}
-
-/// Most tensors that the details list, those that moved most.
-const LISTED: usize = 64;
-
-fn details(
-    policy: &Policy,
-    limits: &Limits,
-    changes: &Changes<'_>,
-    significance: Option<&Significance>,
-    changed: &[&str],
-) -> Json {
-    let mut order: Vec<(&&str, &Change)> = changes.iter().collect();
-    order.sort_by(|a, b| b.1.relative.total_cmp(&a.1.relative));
-    let listed: Vec<Json> = order
-        .iter()
-        .take(LISTED)
-        .map(|(name, change)| {
-            let mut row = change.details();
-            row["tensor"] = json!(name);
-            row["changed"] = json!(changed.contains(*name));
-            row["p_value"] = significance
-                .and_then(|known| known.p_values.get(**name))
-                .map_or(Json::Null, |p| number(*p));
-            row
-        })
-        .collect();
-    json!({
-        "calibrated": policy.calibration.is_some(),
-        "calibration": policy.details(),
-        "false_alarm_rate": policy.false_alarm_rate(),
-        "limits": limits,
-        "p_value_limit": significance.and_then(|known| known.threshold),
-        "not_in_calibration": significance.map_or(0, |known| known.unknown.len()),
-        "tensors_different": changes.len(),
-        "tensors_changed": changed.len(),
-        "most_changed": listed,
-    })
-}
-
-fn merged(mut details: Json, structure: &Structure<'_>, tests: usize) -> Json {
-    details["tensors"] = json!(tests);
-    details["structure"] = structure.details();
-    details
 }

@@ -1,7 +1,7 @@
 //! Two models' weight rows, and what differs between them.
 
 use packhost_sdk::json::{Value as Json, json};
-use packhost_sdk::screening::{number, same_bits};
+use packhost_sdk::screening::{self, Change as _, log_size, number, same_bits};
 use packhost_sdk::{Failure, Result, Table, Value};
 use std::collections::BTreeMap;
 
@@ -212,14 +212,13 @@ impl<'a> Models<'a> {
             self.matrix(name, &mut change)?;
         }
         // The reading of a NaN must not depend on which statistic it stands in.
-        change.not_finite = !relative.is_finite()
+        change.not_finite |= !relative.is_finite()
             || !sparsity.is_finite()
             || change
                 .statistics()
                 .iter()
                 .flatten()
-                .any(|value| value.is_nan())
-            || change.infinite;
+                .any(|value| value.is_nan());
         Ok(change)
     }
 
@@ -234,8 +233,8 @@ impl<'a> Models<'a> {
             self.now.number(name, "weight.frobenius_sq")?,
         );
         let finite = [before.0, before.1, now.0, now.1, squares.0, squares.1];
-        change.infinite = finite.iter().any(|value| !value.is_finite());
-        if before.0 > 0.0 && now.0 > 0.0 && !change.infinite {
+        change.not_finite = finite.iter().any(|value| !value.is_finite());
+        if before.0 > 0.0 && now.0 > 0.0 && !change.not_finite {
             let ratio = log(now.0 / before.0);
             // Each true value lies within its bound of the estimate, so the ratio's logarithm within this of ours.
             let slack = [before, now]
@@ -279,33 +278,36 @@ pub struct Change {
     /// `row`, `column`: at least one lost all its values.
     pub dead: Vec<&'static str>,
     pub not_finite: bool,
-    infinite: bool,
 }
 
-impl Change {
+impl screening::Change for Change {
+    const PLACE: &'static str = "tensor";
+
+    fn size(&self) -> f64 {
+        self.relative
+    }
+
     /// The values of [`super::STATISTICS`].
-    pub fn statistics(&self) -> [Option<f64>; 4] {
-        // A size of nothing has no logarithm; far below any resolution stands for it.
-        let size = |value: f64| log(value.max(1e-12));
-        [
-            Some(if self.relative.is_nan() {
-                f64::NAN
-            } else {
-                size(self.relative)
-            }),
+    fn statistics(&self) -> Vec<Option<f64>> {
+        let size = |value: f64| log_size(value, 1e-12);
+        vec![
+            Some(size(self.relative)),
             self.log_sigma,
             self.log_stable_rank,
-            self.turn
-                .map(|turn| if turn.is_nan() { turn } else { size(turn) }),
+            self.turn.map(size),
         ]
     }
 
     /// Whether no rounding to the baseline's dtype, of whatever kind, can have done this.
-    pub fn exceeds_rounding(&self) -> bool {
+    fn beyond_rounding(&self) -> bool {
         self.not_finite || self.relative > self.rounding || !self.dead.is_empty()
     }
 
-    pub fn details(&self) -> Json {
+    fn how_far(&self) -> String {
+        format!("this one most: {:.6} of its norm", self.relative)
+    }
+
+    fn details(&self) -> Json {
         let optional = |value: Option<f64>| value.map_or(Json::Null, number);
         json!({
             "relative_change": number(self.relative),

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use packhost_sdk::json::Value as Json;
 use packhost_sdk::stats::{normal, rng::Pcg64};
 use packhost_sdk::{Row, Value, bench, json};
+use std::collections::BTreeMap;
 
 /// A tensor's rows; the subject's also tell how it moved.
 #[derive(Clone)]

@@ -6,6 +6,7 @@
 //! ([`Limits`]): a finding `marked` or `damaged`. A useful edit changes weights on purpose, so significance alone is never
 //! an alarm.
 
+mod changes;
 mod limits;
 mod nulls;
 mod policy;
@@ -13,6 +14,7 @@ mod runs;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Change, Changes, changed, log_size, most_changed, observed, summary};
 pub use limits::{Judged, Limit, Limits};
 pub use nulls::{FalseAlarms, Nulls, Observed, Significance, Statistic};
 pub use packhost_stats::null::Side;

@@ -21,6 +21,17 @@ pub struct Statistic {
     pub resolution: f64,
 }
 
+impl Statistic {
+    /// A statistic.
+    pub const fn new(name: &'static str, side: Side, resolution: f64) -> Self {
+        Self {
+            name,
+            side,
+            resolution,
+        }
+    }
+}
+
 /// What one run showed: by place, the value of every statistic in the guard's order; none where it does not exist there.
 pub type Observed = BTreeMap<String, Vec<Option<f64>>>;
 
@@ -99,6 +110,13 @@ impl Significance {
             (Some(p), Some(limit)) => *p <= limit,
             _ => false,
         }
+    }
+
+    /// The p-value of a place for the report; null where the null does not know it.
+    pub fn p_value(&self, place: &str) -> Json {
+        self.p_values
+            .get(place)
+            .map_or(Json::Null, |p| super::number(*p))
     }
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{Limit, Limits, Nulls, Observed, Significance, Statistic};
+use super::{Limit, Limits, Nulls, Observed, Runs, Significance, Statistic};
 use crate::{Failure, Finding, Result, Status, Table};
 
 /// How a screening guard judges.
@@ -84,8 +84,55 @@ impl Policy {
         Ok(Some(nulls.significance(statistics, observed, tests, q)))
     }
 
-    /// Where limits come from and what rate of false findings they have, for the report.
-    pub fn details(&self) -> Json {
+    /// This policy with a null fitted to what `observe` sees in each perturbation of `runs` against its repeat; as it is
+    /// where there are no perturbations.
+    ///
+    /// # Errors
+    /// When the runs are not in order (see [`Runs::sort`]), `observe` fails, or the perturbations show nothing to fit to.
+    pub fn calibrated(
+        &self,
+        guard: &str,
+        statistics: &[Statistic],
+        runs: &[Table],
+        observe: impl Fn(&Table, &Table) -> Result<Observed>,
+    ) -> Result<Self> {
+        let runs = Runs::sort(guard, runs, self.runs)?;
+        let mut fitted = self.clone();
+        if runs.perturbations.is_empty() {
+            return Ok(fitted);
+        }
+        let seen = runs
+            .perturbations
+            .iter()
+            .map(|(baseline, run)| observe(baseline, run))
+            .collect::<Result<Vec<Observed>>>()?;
+        let nulls = Nulls::fit(
+            &runs.structure,
+            statistics,
+            &seen,
+            self.false_discovery_rate,
+        );
+        fitted.calibration =
+            Some(nulls.map_err(|failure| {
+                Failure::failed(format!("guard {guard}: {}", failure.message()))
+            })?);
+        Ok(fitted)
+    }
+
+    /// The part of a verdict's details that every screening guard has: limits, where they come from and what rate of false
+    /// findings they have.
+    pub fn details(&self, limits: &Limits, significance: Option<&Significance>) -> Json {
+        json!({
+            "calibrated": self.calibration.is_some(),
+            "calibration": self.origin(),
+            "false_alarm_rate": self.false_alarm_rate(),
+            "limits": limits,
+            "p_value_limit": significance.and_then(|known| known.threshold),
+        })
+    }
+
+    /// What the null was fitted to.
+    fn origin(&self) -> Json {
         match &self.calibration {
             Some(nulls) => json!({
                 "runs": nulls.runs,
@@ -98,7 +145,7 @@ impl Policy {
     }
 
     /// The rate of false findings; null without a calibration, because then it is not known.
-    pub fn false_alarm_rate(&self) -> Json {
+    fn false_alarm_rate(&self) -> Json {
         let rate = self
             .calibration
             .as_ref()
