@@ -30,11 +30,29 @@ impl Against {
     }
 }
 
-/// Refuses to calibrate on fewer runs than were asked for; none asked for means at least one.
+/// What each calibration run tells `guard`, as the details of a verdict would say it: the record of an earlier verdict
+/// (`record.GUARD` of `model`) where a run's table holds one, so that a preset can be derived from reports too, else what
+/// `measured` makes of its rows. None asked for means at least one run.
 ///
 /// # Errors
-/// When there are fewer.
-pub fn enough_runs(guard: &str, runs: &[Table], asked: Option<usize>) -> Result<()> {
+/// When there are fewer runs than asked for, a record is no JSON object, or `measured` fails.
+pub fn records(
+    guard: &str,
+    runs: &[Table],
+    asked: Option<usize>,
+    measured: impl Fn(&Table) -> Result<Json>,
+) -> Result<Vec<Json>> {
+    enough_runs(guard, runs, asked)?;
+    runs.iter()
+        .map(|run| match record(guard, run)? {
+            Some(record) => Ok(record),
+            None => measured(run),
+        })
+        .collect()
+}
+
+/// Refuses to calibrate on fewer runs than were asked for.
+fn enough_runs(guard: &str, runs: &[Table], asked: Option<usize>) -> Result<()> {
     let asked = asked.unwrap_or(1).max(1);
     if runs.len() < asked {
         return Err(Failure::failed(format!(
@@ -45,12 +63,8 @@ pub fn enough_runs(guard: &str, runs: &[Table], asked: Option<usize>) -> Result<
     Ok(())
 }
 
-/// What an earlier verdict of `guard` said in its details, where the table of a calibration run holds it: the row
-/// `record.GUARD` of `model`, a JSON object. So a preset can be derived from reports as well as from measurements.
-///
-/// # Errors
-/// When the row is no text or the text no JSON object.
-pub fn record(guard: &str, run: &Table) -> Result<Option<Json>> {
+/// What an earlier verdict of `guard` said in its details, where the table holds it.
+fn record(guard: &str, run: &Table) -> Result<Option<Json>> {
     let quantity = format!("record.{guard}");
     let text = match run.get("model", &quantity) {
         None => return Ok(None),

@@ -61,7 +61,7 @@ pub mod bench;
 pub mod wasm;
 
 pub use crc::crc32;
-pub use judging::{Against, enough_runs, glob, module_name, record};
+pub use judging::{Against, glob, module_name, records};
 pub use ops::{Comparison, MAX_MEASURES, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
 pub use plugin::{
     About, Edit, Edited, Fact, Finding, Guard, Injection, Request, Status, Step, Target,

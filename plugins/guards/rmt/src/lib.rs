@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use packhost_sdk::json::{Value as Json, json};
 use packhost_sdk::{
     About, Against, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table,
-    Verdict, enough_runs, export_guard, record,
+    Verdict, export_guard, records,
 };
 use policy::Policy;
 use risks::Risks;
@@ -151,12 +151,8 @@ impl Guard for Rmt {
             .derivation
             .as_ref()
             .and_then(|derivation| derivation.runs);
-        enough_runs("rmt", runs, asked)?;
         let set = policy.activation_sampling.windows.set();
-        let read = |run: &Table| {
-            if let Some(details) = record("rmt", run)? {
-                return Ok(calibrate::Run::read(&details));
-            }
+        let runs = records("rmt", runs, asked, |run| {
             let risks = Risks::read(policy, run, &set, "calibration run")?;
             if risks.modules.is_empty() {
                 return Err(Failure::failed(format!(
@@ -165,14 +161,14 @@ impl Guard for Rmt {
                 )));
             }
             let families = risks.families();
-            Ok(calibrate::Run::read(&json!({
+            Ok(json!({
                 "edge_risk_by_family_base": families,
                 "edge_risk_by_family": families,
                 "epsilon_by_family": policy.epsilon_by_family,
                 "policy": policy,
-            })))
-        };
-        let runs = runs.iter().map(read).collect::<Result<Vec<_>>>()?;
+            }))
+        })?;
+        let runs: Vec<_> = runs.iter().map(calibrate::Run::read).collect();
         let fitted = calibrate::fit(policy, &runs);
         fitted.check()?;
         Ok(fitted)

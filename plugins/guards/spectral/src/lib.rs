@@ -27,7 +27,7 @@ use movement::Counted;
 use outcome::{Outcome, Reference};
 use packhost_sdk::{
     About, Against, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
-    enough_runs, export_guard, module_name, record,
+    export_guard, module_name, records,
 };
 use policy::Policy;
 
@@ -114,20 +114,16 @@ impl Guard for Spectral {
             .derivation
             .as_ref()
             .and_then(|derivation| derivation.runs);
-        enough_runs("spectral", runs, asked)?;
-        let read = |run: &Table| {
-            let details = match record("spectral", run)? {
-                Some(details) => details,
-                None => {
-                    let modules = modules::read(policy, run, "calibration run")?;
-                    let reference = Reference::new(policy, &modules);
-                    let outcome = outcome::judge(policy, &reference, &modules, &modules);
-                    details::record(policy, &outcome)
-                }
-            };
-            calibrate::Run::read(&details)
-        };
-        let runs = runs.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let runs = records("spectral", runs, asked, |run| {
+            let modules = modules::read(policy, run, "calibration run")?;
+            let reference = Reference::new(policy, &modules);
+            let outcome = outcome::judge(policy, &reference, &modules, &modules);
+            Ok(details::record(policy, &outcome))
+        })?;
+        let runs = runs
+            .iter()
+            .map(calibrate::Run::read)
+            .collect::<Result<Vec<_>>>()?;
         let fitted = calibrate::fit(policy, &runs);
         fitted.check()?;
         Ok(fitted)

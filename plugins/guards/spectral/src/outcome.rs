@@ -293,33 +293,37 @@ pub fn judge(
         }
         let Some(before) = before else { continue };
         let Degenerate { rank, norms } = Degenerate::of(before, now);
-        if let Some((was, is)) = rank
-            && let Some((is_fatal, ratio)) =
-                below(is / was.max(TINY), policy.degeneracy.stable_rank)
-        {
-            let limits = policy.degeneracy.stable_rank;
-            let figures = json!({"stable_rank_base": was, "stable_rank_cur": is, "ratio": ratio, "warn_ratio": limits.warn_ratio, "fatal_ratio": limits.fatal_ratio});
-            add(violation(
+        let limits = &policy.degeneracy;
+        for (kind, name, figures, limits) in [
+            (
                 Kind::StableRankDrop,
-                is_fatal,
-                ratio,
-                limits.warn_ratio,
-                figures,
-            ));
-        }
-        if let Some((was, is)) = norms
-            && let Some((is_fatal, ratio)) =
-                below(is / was.max(TINY), policy.degeneracy.norm_collapse)
-        {
-            let limits = policy.degeneracy.norm_collapse;
-            let figures = json!({"norm_collapse_base": was, "norm_collapse_cur": is, "ratio": ratio, "warn_ratio": limits.warn_ratio, "fatal_ratio": limits.fatal_ratio});
-            add(violation(
+                "stable_rank",
+                rank,
+                limits.stable_rank,
+            ),
+            (
                 Kind::NormCollapse,
-                is_fatal,
-                ratio,
-                limits.warn_ratio,
-                figures,
-            ));
+                "norm_collapse",
+                norms,
+                limits.norm_collapse,
+            ),
+        ] {
+            if let Some((was, is)) = figures
+                && let Some((is_fatal, ratio)) = below(is / was.max(TINY), limits)
+            {
+                let Ratios {
+                    warn_ratio,
+                    fatal_ratio,
+                } = limits;
+                let figures = json!({
+                    (format!("{name}_base")): was,
+                    (format!("{name}_cur")): is,
+                    "ratio": ratio,
+                    "warn_ratio": warn_ratio,
+                    "fatal_ratio": fatal_ratio,
+                });
+                add(violation(kind, is_fatal, ratio, warn_ratio, figures));
+            }
         }
     }
     for module in expected

@@ -27,7 +27,7 @@ use details::Evaluation;
 use packhost_sdk::json::{Value as Json, json};
 use packhost_sdk::{
     About, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
-    enough_runs, export_guard, record,
+    export_guard, records,
 };
 use policy::{Policy, Scope};
 use proposal::Proposal;
@@ -116,15 +116,10 @@ impl Guard for Variance {
             .derivation
             .as_ref()
             .and_then(|derivation| derivation.runs);
-        enough_runs("variance", runs, asked)?;
-        let read = |run: &Table| {
-            if let Some(details) = record("variance", run)? {
-                return Ok(details);
-            }
+        let runs = records("variance", runs, asked, |run| {
             present(run, measured(policy), "calibration run")?;
             Ok(json!({"policy": policy}))
-        };
-        let runs = runs.iter().map(read).collect::<Result<Vec<Json>>>()?;
+        })?;
         let fitted = calibrate::fit(policy, &runs);
         fitted.check()?;
         Ok(fitted)
