@@ -10,6 +10,7 @@
 use super::{
     matmul::{Spread, View},
     network::lanes::{LANES, Lanes, padded, total, vectorized},
+    weight_stats::svd::svd,
 };
 
 /// Rows of a piece of work.
@@ -266,10 +267,15 @@ pub fn spectrum(parts: &[View<'_>], width: usize, sums: &Sums, spread: Spread) -
     }
     let mut leading = [0.0; LEADING];
     let root = (sums.rows as f64).sqrt();
-    for (leading, value) in leading
-        .iter_mut()
-        .zip(bidiagonal_singular_values(&diagonal, &above))
-    {
+    let size = diagonal.len();
+    let mut elements = vec![0.0; size * size];
+    for (index, value) in diagonal.iter().enumerate() {
+        elements[index * size + index] = *value;
+    }
+    for (index, value) in above.iter().enumerate().take(size.saturating_sub(1)) {
+        elements[index * size + index + 1] = *value;
+    }
+    for (leading, value) in leading.iter_mut().zip(svd(elements, size).values) {
         *leading = value / root;
     }
     let trace: f64 = sums.variances().iter().sum();
@@ -280,48 +286,6 @@ pub fn spectrum(parts: &[View<'_>], width: usize, sums: &Sums, spread: Spread) -
             false => f64::NAN,
         },
     }
-}
-
-/// Singular values, descending, of the upper bidiagonal matrix with this diagonal and these numbers above it: one-sided
-/// Jacobi rotations of its columns (Hestenes, 1958).
-fn bidiagonal_singular_values(diagonal: &[f64], above: &[f64]) -> Vec<f64> {
-    let size = diagonal.len();
-    let mut columns = vec![vec![0.0f64; size]; size];
-    for (index, value) in diagonal.iter().enumerate() {
-        columns[index][index] = *value;
-    }
-    for (index, value) in above.iter().enumerate().take(size.saturating_sub(1)) {
-        columns[index + 1][index] = *value;
-    }
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    // Convergence is quadratic: matrices this small take five or six sweeps.
-    for _ in 0..40 {
-        let mut rotated = false;
-        for p in 0..size {
-            for q in p + 1..size {
-                let (head, tail) = columns.split_at_mut(q);
-                let (a, b) = (&mut head[p], &mut tail[0]);
-                let (aa, bb, ab) = (dot(a, a), dot(b, b), dot(a, b));
-                if ab.abs() <= 1e-15 * (aa * bb).sqrt() {
-                    continue;
-                }
-                rotated = true;
-                let zeta = (bb - aa) / (2.0 * ab);
-                let tangent = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
-                let cosine = 1.0 / (1.0 + tangent * tangent).sqrt();
-                let sine = cosine * tangent;
-                for (a, b) in a.iter_mut().zip(b.iter_mut()) {
-                    (*a, *b) = (cosine * *a - sine * *b, sine * *a + cosine * *b);
-                }
-            }
-        }
-        if !rotated {
-            break;
-        }
-    }
-    let mut values: Vec<f64> = columns.iter().map(|c| dot(c, c).sqrt()).collect();
-    values.sort_by(|a, b| b.total_cmp(a));
-    values
 }
 
 /// A unit vector of pseudo-random numbers (the finaliser of SplitMix64 over the index), the same for every matrix of a width.

@@ -10,7 +10,7 @@ mod matrix;
 mod power;
 mod products;
 mod simd;
-mod svd;
+pub(super) mod svd;
 mod sweep;
 mod vector;
 

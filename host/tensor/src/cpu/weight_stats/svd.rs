@@ -5,9 +5,9 @@
 const ROUNDS: usize = 40;
 
 /// `A = P S Q'`, largest values first.
-pub(super) struct Svd {
+pub(in crate::cpu) struct Svd {
     /// Descending.
-    pub(super) values: Vec<f64>,
+    pub(in crate::cpu) values: Vec<f64>,
     /// `P S`, columns one after another.
     scaled_left: Vec<Vec<f64>>,
     /// `Q`, columns one after another.
@@ -32,7 +32,7 @@ impl Svd {
 }
 
 /// Of the `size` by `size` matrix in `elements`, row-major.
-pub(super) fn svd(elements: Vec<f64>, size: usize) -> Svd {
+pub(in crate::cpu) fn svd(elements: Vec<f64>, size: usize) -> Svd {
     let mut a: Vec<Vec<f64>> = (0..size)
         .map(|column| (0..size).map(|row| elements[row * size + column]).collect())
         .collect();
