@@ -147,14 +147,7 @@ impl Bidiagonal {
     /// The leading singular values after all steps.
     pub(super) fn finish(self) -> Leading {
         let steps = self.alpha.len();
-        let mut b = vec![0.0; steps * steps];
-        for step in 0..steps {
-            b[step * steps + step] = self.alpha[step];
-            if step + 1 < steps {
-                b[step * steps + step + 1] = self.beta[step];
-            }
-        }
-        let svd = svd::svd(b, steps);
+        let svd = svd::of_bidiagonal(&self.alpha, &self.beta);
         let mut values = [0.0; LEADING];
         values[..steps].copy_from_slice(&svd.values);
         let last = self.beta[steps - 1];

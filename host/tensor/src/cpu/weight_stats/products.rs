@@ -129,6 +129,93 @@ unsafe fn squares<S: Simd, E: Element>(
     }
 }
 
+/// Work that is compiled for every level that a processor may have.
+trait Job {
+    type Out;
+
+    /// Does it with the vectors of `S`.
+    ///
+    /// # Safety
+    /// That of `S`, and sizes must be as the job's loop asks.
+    unsafe fn run<S: Simd>(self) -> Self::Out;
+}
+
+/// Does a job with the widest vectors of this processor; the bits are the same from all.
+///
+/// # Safety
+/// Sizes must be as the job's loop asks.
+#[inline(always)]
+unsafe fn on_widest<J: Job>(job: J) -> J::Out {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("fma") && has!("popcnt") {
+            if has!("avx512f") && has!("avx512dq") {
+                // SAFETY: the processor has the features; the sizes are the caller's word.
+                return unsafe { on_avx512(job) };
+            }
+            // SAFETY: as above.
+            return unsafe { on_avx2(job) };
+        }
+    }
+    // SAFETY: arrays need no features; the sizes are the caller's word.
+    unsafe { job.run::<Plain>() }
+}
+
+/// # Safety
+/// The processor must have the features; sizes as in [`on_widest`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma,popcnt")]
+unsafe fn on_avx512<J: Job>(job: J) -> J::Out {
+    // SAFETY: the caller's word.
+    unsafe { job.run::<x86::Avx512>() }
+}
+
+/// # Safety
+/// As [`on_avx512`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,popcnt")]
+unsafe fn on_avx2<J: Job>(job: J) -> J::Out {
+    // SAFETY: the caller's word.
+    unsafe { job.run::<x86::Avx2>() }
+}
+
+/// [`squares`] of a group.
+struct Census<'a, E> {
+    rows: &'a [[E; CHUNK]],
+    chunks: usize,
+    columns: &'a mut [[f32; CHUNK]],
+}
+
+impl<E: Element> Job for Census<'_, E> {
+    type Out = [(f32, u32); GROUP];
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Self::Out {
+        // SAFETY: the caller's word.
+        unsafe { squares::<S, E>(self.rows, self.chunks, self.columns) }
+    }
+}
+
+/// [`both_ways`] of a group.
+struct Products<'a, 'y, E, const T: usize> {
+    rows: &'a [[E; CHUNK]],
+    chunks: usize,
+    v: [&'a [[f32; CHUNK]]; T],
+    scale: [f32; T],
+    y: &'a mut [&'y mut [[f32; CHUNK]]; T],
+}
+
+impl<E: Element, const T: usize> Job for Products<'_, '_, E, T> {
+    type Out = [[f32; GROUP]; T];
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Self::Out {
+        // SAFETY: the caller's word.
+        unsafe { both_ways::<S, E, T>(self.rows, self.chunks, self.v, self.scale, self.y) }
+    }
+}
+
 /// Sum of squares and zeros of each of `GROUP` rows; the squares of each column are added to `columns`.
 pub(super) fn census<E: Element>(
     rows: &[[E; CHUNK]],
@@ -137,56 +224,13 @@ pub(super) fn census<E: Element>(
 ) -> [(f32, u32); GROUP] {
     assert_eq!(rows.len(), GROUP * chunks);
     assert_eq!(columns.len(), chunks);
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512dq,avx2,fma,popcnt")]
-        unsafe fn widest<E: Element>(
-            rows: &[[E; CHUNK]],
-            chunks: usize,
-            columns: &mut [[f32; CHUNK]],
-        ) -> [(f32, u32); GROUP] {
-            // SAFETY: sizes are the caller's word, and this function has the features.
-            unsafe { squares::<x86::Avx512, E>(rows, chunks, columns) }
-        }
-        #[target_feature(enable = "avx2,fma,popcnt")]
-        unsafe fn wide<E: Element>(
-            rows: &[[E; CHUNK]],
-            chunks: usize,
-            columns: &mut [[f32; CHUNK]],
-        ) -> [(f32, u32); GROUP] {
-            // SAFETY: as above.
-            unsafe { squares::<x86::Avx2, E>(rows, chunks, columns) }
-        }
-        match level() {
-            // SAFETY: the processor has the features, and the sizes were checked above.
-            Level::Avx512 => return unsafe { widest(rows, chunks, columns) },
-            // SAFETY: as above.
-            Level::Avx2 => return unsafe { wide(rows, chunks, columns) },
-            Level::Plain => {}
-        }
-    }
-    // SAFETY: arrays need no features, and the sizes were checked above.
-    unsafe { squares::<Plain, E>(rows, chunks, columns) }
-}
-
-/// What the processor has.
-#[cfg(target_arch = "x86_64")]
-enum Level {
-    Avx512,
-    Avx2,
-    Plain,
-}
-
-#[cfg(target_arch = "x86_64")]
-fn level() -> Level {
-    use std::arch::is_x86_feature_detected as has;
-    if has!("avx2") && has!("fma") && has!("popcnt") {
-        if has!("avx512f") && has!("avx512dq") {
-            return Level::Avx512;
-        }
-        return Level::Avx2;
-    }
-    Level::Plain
+    let job = Census {
+        rows,
+        chunks,
+        columns,
+    };
+    // SAFETY: the sizes were checked above.
+    unsafe { on_widest(job) }
 }
 
 /// Products of `GROUP` rows, of `chunks` chunks each, with the vectors `v`; to each `y` is added the rows' transpose times
@@ -200,40 +244,15 @@ pub(super) fn multiply<E: Element, const T: usize>(
 ) -> [[f32; GROUP]; T] {
     assert_eq!(rows.len(), GROUP * chunks);
     assert!(v.iter().all(|v| v.len() == chunks) && y.iter().all(|y| y.len() == chunks));
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-        unsafe fn widest<E: Element, const T: usize>(
-            rows: &[[E; CHUNK]],
-            chunks: usize,
-            v: [&[[f32; CHUNK]]; T],
-            scale: [f32; T],
-            y: &mut [&mut [[f32; CHUNK]]; T],
-        ) -> [[f32; GROUP]; T] {
-            // SAFETY: sizes are the caller's word, and this function has the features.
-            unsafe { both_ways::<x86::Avx512, E, T>(rows, chunks, v, scale, y) }
-        }
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn wide<E: Element, const T: usize>(
-            rows: &[[E; CHUNK]],
-            chunks: usize,
-            v: [&[[f32; CHUNK]]; T],
-            scale: [f32; T],
-            y: &mut [&mut [[f32; CHUNK]]; T],
-        ) -> [[f32; GROUP]; T] {
-            // SAFETY: as above.
-            unsafe { both_ways::<x86::Avx2, E, T>(rows, chunks, v, scale, y) }
-        }
-        match level() {
-            // SAFETY: the processor has the features, and the sizes were checked above.
-            Level::Avx512 => return unsafe { widest(rows, chunks, v, scale, y) },
-            // SAFETY: as above.
-            Level::Avx2 => return unsafe { wide(rows, chunks, v, scale, y) },
-            Level::Plain => {}
-        }
-    }
-    // SAFETY: arrays need no features, and the sizes were checked above.
-    unsafe { both_ways::<Plain, E, T>(rows, chunks, v, scale, y) }
+    let job = Products {
+        rows,
+        chunks,
+        v,
+        scale,
+        y,
+    };
+    // SAFETY: the sizes were checked above.
+    unsafe { on_widest(job) }
 }
 
 #[cfg(test)]
@@ -252,29 +271,25 @@ mod tests {
             let mut y: [&mut [[f32; CHUNK]]; T] =
                 std::array::from_fn(|_| parts.next().map_or(&mut [][..], |y| &mut y[..]));
             let scale = [0.5; T];
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2<E: Element, const T: usize>(
-                rows: &[[E; CHUNK]],
-                chunks: usize,
-                v: [&[[f32; CHUNK]]; T],
-                scale: [f32; T],
-                y: &mut [&mut [[f32; CHUNK]]; T],
-            ) -> [[f32; GROUP]; T] {
-                // SAFETY: the test's own sizes fit, and this function has the features.
-                unsafe { both_ways::<x86::Avx2, E, T>(rows, chunks, v, scale, y) }
-            }
+            let job = Products {
+                rows,
+                chunks,
+                v,
+                scale,
+                y: &mut y,
+            };
             let u = match level {
-                0 => multiply(rows, chunks, v, scale, &mut y),
+                0 => multiply(rows, chunks, v, scale, job.y),
                 #[cfg(target_arch = "x86_64")]
-                1 if std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("fma") =>
+                1 if is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("popcnt") =>
                 {
                     // SAFETY: the processor has the features, and the sizes fit.
-                    unsafe { avx2(rows, chunks, v, scale, &mut y) }
+                    unsafe { on_avx2(job) }
                 }
                 // SAFETY: the sizes fit.
-                _ => unsafe { both_ways::<Plain, E, T>(rows, chunks, v, scale, &mut y) },
+                _ => unsafe { job.run::<Plain>() },
             };
             let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
             let sums: Vec<f32> = sums.concat().concat();

@@ -31,8 +31,21 @@ impl Svd {
     }
 }
 
+/// Of the square upper bidiagonal matrix with this diagonal and the first of these numbers above it.
+pub(in crate::cpu) fn of_bidiagonal(diagonal: &[f64], above: &[f64]) -> Svd {
+    let size = diagonal.len();
+    let mut elements = vec![0.0; size * size];
+    for (index, value) in diagonal.iter().enumerate() {
+        elements[index * size + index] = *value;
+    }
+    for (index, value) in above.iter().enumerate().take(size.saturating_sub(1)) {
+        elements[index * size + index + 1] = *value;
+    }
+    svd(elements, size)
+}
+
 /// Of the `size` by `size` matrix in `elements`, row-major.
-pub(in crate::cpu) fn svd(elements: Vec<f64>, size: usize) -> Svd {
+fn svd(elements: Vec<f64>, size: usize) -> Svd {
     let mut a: Vec<Vec<f64>> = (0..size)
         .map(|column| (0..size).map(|row| elements[row * size + column]).collect())
         .collect();
