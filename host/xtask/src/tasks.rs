@@ -140,7 +140,8 @@ fn build_host(root: &Path) -> Result<(), String> {
     say(
         "building packhost (the first time takes some minutes: it includes a WebAssembly compiler)",
     );
-    run(cargo(root).args(["build", "--release", "--quiet", "--package", "packhost"]))
+    // The whole workspace, so that the tests find the same dependencies built: one package alone asks fewer features of them.
+    run(cargo(root).args(["build", "--release", "--quiet", "--workspace"]))
 }
 
 fn binary(root: &Path) -> std::path::PathBuf {
