@@ -140,8 +140,8 @@ impl Kernels {
             },
         )?;
         let clock = Clock::new(deadline::until());
-        let measures = device
-            .install(|| run::run(&plan, &self.engine, &clock, inputs, scalars, bytes));
+        let measures =
+            device.install(|| run::run(&plan, &self.engine, &clock, inputs, scalars, bytes));
         match clock.has_struck() {
             true => Err(Error::Interrupted { op: "compute" }),
             false => Ok(measures),
