@@ -209,7 +209,7 @@ fn a_fault_that_changes_nothing() {
                cannot run packhost__demo_CLEANUP_SUBJECT_007_cf3a: a task that it needs failed
                cannot run run_VERDICT_008_5340: a task that it needs failed
                cannot run run_PACK_009_77b1: a task that it needs failed
-    verdict none: 4 tasks done, 1 failed, 4 blocked in [time] s
+    verdict none: 4 tasks done, 1 failed, 4 blocked in [time] s, [share] % of it in plugins
     error: tasks failed: 1, could not run because of that: 4; the first: failed to apply scenario `nan_injection`: it changed no tensor, so nothing would be tested; logs are in run/logs/tasks
     hint: repair the cause and go on with --resume
     ");

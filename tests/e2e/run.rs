@@ -148,7 +148,7 @@ fn a_run_that_passes() {
     [time] s  nan_injection                      run 1  no ratio           metric not acceptable, invariants fail
     [time] s  verdict PASS
     [time] s  sealed 36 files in run/evidence_pack, signed by sha256:[digest]
-    verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s
+    verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
     exit: 0
@@ -210,6 +210,43 @@ fn events() {
     assert_eq!(count("task_started"), count("task_completed"));
 }
 
+/// At the demo's own size, plugins' code and their sandbox take no more than a fiftieth of the time.
+#[test]
+fn the_share_of_plugins() {
+    let bench = Bench::new();
+    source(&bench);
+    let line = format!(
+        "run {SUITE} --scenario-ids quant_4bit_clean,nan_injection --calibration-runs 1 --clean-runs 1 --profile dev \
+         --events json --out run"
+    );
+    let output = bench.line(&line).output().unwrap();
+    let lines = String::from_utf8(output.stderr.clone()).unwrap();
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "run_finished", "{lines}");
+    let calls = last["plugin_calls"].as_array().unwrap();
+    let number = |call: &Value, key: &str| call[key].as_f64().unwrap();
+    let outside: f64 = calls
+        .iter()
+        .map(|call| number(call, "seconds") - number(call, "host_seconds"))
+        .sum();
+    let share = outside / number(&last, "seconds");
+    println!("plugin calls outside kernels / whole run: {share:.4}");
+    assert!((100.0 * share - number(&last, "plugin_percent")).abs() < 1e-6);
+    assert!(share < 0.02, "{share}: {calls:#?}");
+    // Every function is there, asked as often as it is needed: who it is once, to judge once per subject and for the
+    // unedited model against itself.
+    let times = |plugin: &str, call: &str| {
+        let found = calls
+            .iter()
+            .find(|entry| entry["plugin"] == plugin && entry["call"] == call);
+        found.map_or(0, |entry| entry["calls"].as_u64().unwrap())
+    };
+    assert_eq!(times("primary-metric", "describe"), 1);
+    assert_eq!(times("primary-metric", "judge"), 3);
+    assert_eq!(times("quant-rtn", "plan"), 1);
+    assert_eq!(times("structural-faults", "inject"), 1);
+}
+
 #[test]
 fn quiet_is_quiet() {
     let (bench, _turn) = finished_alone();
@@ -230,7 +267,7 @@ fn resuming_a_finished_run_does_nothing() {
     FAIL run/evidence_pack
     ----- stderr -----
     resuming suite demo in run: 18 of 18 tasks are done
-    verdict FAIL: 18 tasks done, 0 failed, 0 blocked in [time] s
+    verdict FAIL: 18 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert_eq!(files(&bench.path("run/reports")), before);
 }
@@ -317,7 +354,7 @@ fn a_verdict_of_fail() {
     [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
     [time] s  verdict FAIL (clean_all_pass)
     [time] s  sealed 26 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
-    verdict FAIL: 9 tasks done, 0 failed, 0 blocked in [time] s
+    verdict FAIL: 9 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert!(bench.path("run/evidence_pack/manifest.json").is_file());
     assert_snapshot!(bench.says(&format!("{line} --require-pass --out strict")), @r"
@@ -331,7 +368,7 @@ fn a_verdict_of_fail() {
     [time] s  preset derived from 1 calibration runs
     [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
     [time] s  verdict FAIL (clean_all_pass)
-    verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s
+    verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     error: the verdict is FAIL and a PASS is required (--require-pass), so nothing was sealed; strict/reports/final_verdict.json says what failed
     hint: to seal the evidence all the same, go on with --resume and without --require-pass
     ");
@@ -352,7 +389,7 @@ fn calibration_and_the_rest_in_two_steps() {
     [time] s  calibration run 1, seed 42: drift 1.0113
     [time] s  calibration run 2, seed 43: drift 0.9818
     [time] s  preset derived from 2 calibration runs
-    verdict none: 4 tasks done, 0 failed, 0 blocked in [time] s
+    verdict none: 4 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert!(!bench.path("run/evidence_pack").exists());
     let output = bench

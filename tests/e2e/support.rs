@@ -160,7 +160,7 @@ fn digests(line: &str) -> String {
     out
 }
 
-/// Replaces every number before the unit `s`, and the figure of a time limit that was exceeded.
+/// Replaces every number before the unit `s`, the share of a time, and the figure of a time limit that was exceeded.
 fn durations(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let is_number =
@@ -168,13 +168,16 @@ fn durations(line: &str) -> String {
     let mut out: Vec<&str> = Vec::new();
     for (index, word) in words.iter().enumerate() {
         let unit = words.get(index + 1).copied().unwrap_or_default();
-        let measured = unit == "s" || (unit == "ms," && index > 0 && words[index - 1] == "got");
+        let measured = ["s", "s,"].contains(&unit)
+            || (unit == "ms," && index > 0 && words[index - 1] == "got");
         if is_number(word) && measured {
             // The padding of a column goes with the number.
             while out.last() == Some(&"") {
                 out.pop();
             }
             out.push("[time]");
+        } else if is_number(word) && words[index + 1..].starts_with(&["%", "of", "it"]) {
+            out.push("[share]");
         } else {
             out.push(word);
         }

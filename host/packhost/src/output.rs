@@ -125,11 +125,12 @@ fn describe(event: &Event) -> Option<String> {
             failed,
             blocked,
             seconds,
+            plugin_percent,
             ..
         } => {
             let verdict = verdict.as_deref().unwrap_or("none");
             format!(
-                "verdict {verdict}: {completed} tasks done, {failed} failed, {blocked} blocked in {seconds:.1} s"
+                "verdict {verdict}: {completed} tasks done, {failed} failed, {blocked} blocked in {seconds:.1} s, {plugin_percent:.1} % of it in plugins"
             )
         }
     })

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTableError};
 
 use crate::{
-    CallError, CallErrorKind, CallStats, Called, Error, LimitExceeded, Limits, Result,
+    CallCosts, CallError, CallErrorKind, Called, Error, LimitExceeded, Limits, Result,
     state::{State, printable},
     stats::Totals,
 };
@@ -68,7 +68,7 @@ impl Core {
         let fuel = self.limits.fuel - store.get_fuel().unwrap_or(self.limits.fuel);
         let (stats, log, fits) = store.data_mut().finish(fuel);
         drop(store);
-        self.totals.add(&stats);
+        self.totals.add(call, &stats);
         let outcome = match (outcome, fits) {
             (Ok(value), Ok(())) => return Ok(Called { value, stats, log }),
             (Ok(_), Err(limit)) => CallErrorKind::Limit(limit),
@@ -86,7 +86,7 @@ impl Core {
         })))
     }
 
-    pub(crate) fn totals(&self) -> CallStats {
+    pub(crate) fn costs(&self) -> CallCosts {
         self.totals.get()
     }
 }

@@ -6,52 +6,41 @@ use packhost_tensor::{Device, Tensor};
 use wasmtime::component::Resource;
 
 use crate::{
-    CallStats, Called, Descriptor, Edited, ModelInfo, Result, Target, TargetFacts, TensorInfo,
-    bindings::edit::{EditPluginPre, exports::packhost::plugin::edit as wit},
-    call::{Core, Stop},
+    CallCosts, CallStats, Called, Descriptor, Edited, ModelInfo, Result, Target, TargetFacts,
+    TensorInfo,
+    bindings::edit::{
+        EditPlugin as Instance, EditPluginPre, exports::packhost::plugin::edit as wit,
+    },
+    call::Stop,
     check,
     lend::lend_device,
+    loaded::Loaded,
     state::State,
     tensors::HostTensor,
 };
 
 /// A loaded edit. Cloning is cheap; calls may run in parallel.
 #[derive(Clone)]
-pub struct EditPlugin(Arc<Inner>);
-
-struct Inner {
-    core: Core,
-    pre: EditPluginPre<State>,
-    descriptor: Descriptor,
-}
+pub struct EditPlugin(Arc<Loaded<EditPluginPre<State>>>);
 
 impl EditPlugin {
-    pub(crate) fn new(core: Core, pre: EditPluginPre<State>) -> Result<Self> {
-        let called = core.call(
-            "describe",
-            None,
-            |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
-                let descriptor = instance.packhost_plugin_edit().call_describe(store)?;
-                Ok(check::descriptor(descriptor, &core.limits)?)
-            },
-        )?;
-        Ok(Self(Arc::new(Inner {
-            core,
-            pre,
-            descriptor: called.value,
-        })))
+    pub(crate) fn new(loaded: Loaded<EditPluginPre<State>>) -> Self {
+        Self(Arc::new(loaded))
     }
 
     /// Who it says it is; asked once, at load.
     pub fn describe(&self) -> &Descriptor {
-        &self.0.descriptor
+        self.0.describe()
+    }
+
+    /// What all calls so far cost, by function.
+    pub fn costs(&self) -> CallCosts {
+        self.0.costs()
     }
 
     /// What all calls so far cost together.
     pub fn totals(&self) -> CallStats {
-        self.0.core.totals()
+        self.0.costs().into_values().sum()
     }
 
     /// Which tensors to change: each one a tensor of `model`, none twice. May be none at all; whether that is an error is
@@ -60,19 +49,18 @@ impl EditPlugin {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call): it declined, exceeded a limit, trapped, or broke a rule above.
     pub fn plan(&self, params: &str, model: &ModelInfo) -> Result<Called<Vec<Target>>> {
-        let Inner { core, pre, .. } = &*self.0;
-        core.call(
+        let plugin = &*self.0;
+        plugin.call(
             "plan",
             None,
             |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
+            |instance, store| {
                 let answer =
                     instance
                         .packhost_plugin_edit()
                         .call_plan(store, params, &model.into())?;
-                let targets = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-                Ok(check::targets(targets, model, &core.limits)?)
+                let targets = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+                Ok(check::targets(targets, model, plugin.limits())?)
             },
         )
     }
@@ -90,9 +78,8 @@ impl EditPlugin {
         info: &TensorInfo,
         device: &dyn Device,
     ) -> Result<Called<Edited>> {
-        let Inner { core, pre, .. } = &*self.0;
-        let run = |store: &mut wasmtime::Store<State>| {
-            let instance = pre.instantiate(&mut *store)?;
+        let plugin = &*self.0;
+        let run = |instance: &Instance, store: &mut wasmtime::Store<State>| {
             let lent = store
                 .data_mut()
                 .table
@@ -106,10 +93,10 @@ impl EditPlugin {
                 &wanted,
                 Resource::new_borrow(lent.rep()),
             )?;
-            let edited = answer.map_err(|failure| check::failure(failure, &core.limits))?;
+            let edited = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
             let result = store.data_mut().take_back(edited.tensor)?;
             check::same_form(tensor, &result)?;
-            let facts = check::facts(edited.facts, &core.limits)?;
+            let facts = check::facts(edited.facts, plugin.limits())?;
             Ok::<_, Stop>(Edited {
                 tensor: result,
                 facts,
@@ -120,7 +107,7 @@ impl EditPlugin {
                 state.device = Some(device);
                 state.budget.given = tensor.len() as u64;
             };
-            core.call("apply", Some(&target.tensor), prepare, run)
+            plugin.call("apply", Some(&target.tensor), prepare, run)
         })
     }
 
@@ -129,7 +116,7 @@ impl EditPlugin {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub fn summarize(&self, params: &str, targets: &[TargetFacts]) -> Result<Called<String>> {
-        let Inner { core, pre, .. } = &*self.0;
+        let plugin = &*self.0;
         let facts: Vec<wit::TargetFacts> = targets
             .iter()
             .map(|target| wit::TargetFacts {
@@ -144,17 +131,16 @@ impl EditPlugin {
                     .collect(),
             })
             .collect();
-        core.call(
+        plugin.call(
             "summarize",
             None,
             |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
+            |instance, store| {
                 let answer = instance
                     .packhost_plugin_edit()
                     .call_summarize(store, params, &facts)?;
-                let summary = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-                check::document("a summary", &summary, &core.limits)?;
+                let summary = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+                check::document("a summary", &summary, plugin.limits())?;
                 Ok(summary)
             },
         )

@@ -23,8 +23,18 @@ use wasmtime::{
 
 use crate::{
     Descriptor, Entry, Error, LimitExceeded, Limits, LoadError, LoadErrorKind, PluginKind, Result,
-    bindings, cache::Cache, call::Core, edit::EditPlugin, guard::GuardPlugin,
-    injection::InjectionPlugin, inspect, plugin::Plugin, registry, state::State, wasi,
+    bindings,
+    cache::Cache,
+    call::Core,
+    edit::EditPlugin,
+    guard::GuardPlugin,
+    injection::InjectionPlugin,
+    inspect,
+    loaded::{Loaded, World},
+    plugin::Plugin,
+    registry,
+    state::State,
+    wasi,
 };
 
 /// How often running plugin code looks at the clock.
@@ -192,21 +202,21 @@ impl Engine {
             PluginKind::Guard => &self.0.guard,
         };
         let mismatch = |error: wasmtime::Error| refuse(LoadErrorKind::Mismatch(mismatch(&error)));
-        let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
-        match inspection.kind {
+        let linked = linker.instantiate_pre(&component).map_err(mismatch)?;
+        Ok(match inspection.kind {
             PluginKind::Edit => {
-                let pre = bindings::edit::EditPluginPre::new(pre).map_err(mismatch)?;
-                EditPlugin::new(core, pre).map(Plugin::Edit)
+                let world = World::new(linked).map_err(mismatch)?;
+                Plugin::Edit(EditPlugin::new(Loaded::new(core, world)?))
             }
             PluginKind::Injection => {
-                let pre = bindings::injection::ErrorPluginPre::new(pre).map_err(mismatch)?;
-                InjectionPlugin::new(core, pre).map(Plugin::Injection)
+                let world = World::new(linked).map_err(mismatch)?;
+                Plugin::Injection(InjectionPlugin::new(Loaded::new(core, world)?))
             }
             PluginKind::Guard => {
-                let pre = bindings::guard::GuardPluginPre::new(pre).map_err(mismatch)?;
-                GuardPlugin::new(core, pre).map(Plugin::Guard)
+                let world = World::new(linked).map_err(mismatch)?;
+                Plugin::Guard(GuardPlugin::new(Loaded::new(core, world)?))
             }
-        }
+        })
     }
 }
 

@@ -6,11 +6,14 @@ use packhost_tensor::{Device, Tensor};
 use wasmtime::component::Resource;
 
 use crate::{
-    CallStats, Called, Descriptor, ModelInfo, Request, Result, Row, Step, TensorInfo,
-    bindings::guard::{GuardPluginPre, exports::packhost::plugin::guard as wit},
-    call::{Core, Stop},
+    CallCosts, CallStats, Called, Descriptor, ModelInfo, Request, Result, Row, Step, TensorInfo,
+    bindings::guard::{
+        GuardPlugin as Instance, GuardPluginPre, exports::packhost::plugin::guard as wit,
+    },
+    call::Stop,
     check, convert,
     lend::lend_device,
+    loaded::Loaded,
     state::State,
     tensors::HostTensor,
 };
@@ -18,41 +21,26 @@ use crate::{
 /// A loaded guard. Cloning is cheap; calls may run in parallel. Only `probe` sees a tensor; the other calls are pure
 /// functions of their arguments, so that replaying them on the same arguments gives the same answer and the same fuel.
 #[derive(Clone)]
-pub struct GuardPlugin(Arc<Inner>);
-
-struct Inner {
-    core: Core,
-    pre: GuardPluginPre<State>,
-    descriptor: Descriptor,
-}
+pub struct GuardPlugin(Arc<Loaded<GuardPluginPre<State>>>);
 
 impl GuardPlugin {
-    pub(crate) fn new(core: Core, pre: GuardPluginPre<State>) -> Result<Self> {
-        let called = core.call(
-            "describe",
-            None,
-            |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
-                let descriptor = instance.packhost_plugin_guard().call_describe(store)?;
-                Ok(check::descriptor(descriptor, &core.limits)?)
-            },
-        )?;
-        Ok(Self(Arc::new(Inner {
-            core,
-            pre,
-            descriptor: called.value,
-        })))
+    pub(crate) fn new(loaded: Loaded<GuardPluginPre<State>>) -> Self {
+        Self(Arc::new(loaded))
     }
 
     /// Who it says it is; asked once, at load.
     pub fn describe(&self) -> &Descriptor {
-        &self.0.descriptor
+        self.0.describe()
+    }
+
+    /// What all calls so far cost, by function.
+    pub fn costs(&self) -> CallCosts {
+        self.0.costs()
     }
 
     /// What all calls so far cost together.
     pub fn totals(&self) -> CallStats {
-        self.0.core.totals()
+        self.0.costs().into_values().sum()
     }
 
     /// What it wants measured of `model`. `policy` is a JSON object.
@@ -60,19 +48,19 @@ impl GuardPlugin {
     /// # Errors
     /// [`Error::Call`](crate::Error::Call): it declined, exceeded a limit, trapped, or answered against the rules.
     pub fn plan(&self, policy: &str, model: &ModelInfo) -> Result<Called<Vec<Request>>> {
-        let Inner { core, pre, .. } = &*self.0;
-        core.call(
+        let plugin = &*self.0;
+        plugin.call(
             "plan",
             None,
             |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
+            |instance, store| {
                 let answer =
                     instance
                         .packhost_plugin_guard()
                         .call_plan(store, policy, &model.into())?;
-                let requests = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-                Ok(check::requests(requests, &core.limits)?)
+                let requests =
+                    answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+                Ok(check::requests(requests, plugin.limits())?)
             },
         )
     }
@@ -88,9 +76,8 @@ impl GuardPlugin {
         info: &TensorInfo,
         device: &dyn Device,
     ) -> Result<Called<Vec<f64>>> {
-        let Inner { core, pre, .. } = &*self.0;
-        let run = |store: &mut wasmtime::Store<State>| {
-            let instance = pre.instantiate(&mut *store)?;
+        let plugin = &*self.0;
+        let run = |instance: &Instance, store: &mut wasmtime::Store<State>| {
             let lent = store
                 .data_mut()
                 .table
@@ -99,15 +86,15 @@ impl GuardPlugin {
             let answer = instance
                 .packhost_plugin_guard()
                 .call_probe(&mut *store, name, handle)?;
-            let values = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-            Ok::<_, Stop>(check::probe(values, &core.limits)?)
+            let values = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+            Ok::<_, Stop>(check::probe(values, plugin.limits())?)
         };
         lend_device(device, |device| {
             let prepare = |state: &mut State| {
                 state.device = Some(device);
                 state.budget.given = tensor.len() as u64;
             };
-            core.call("probe", Some(&info.name), prepare, run)
+            plugin.call("probe", Some(&info.name), prepare, run)
         })
     }
 
@@ -117,20 +104,19 @@ impl GuardPlugin {
     /// # Errors
     /// As [`plan`](Self::plan); a step that asks for nothing is refused.
     pub fn judge(&self, policy: &str, baseline: &[Row], subject: &[Row]) -> Result<Called<Step>> {
-        let Inner { core, pre, .. } = &*self.0;
+        let plugin = &*self.0;
         let (baseline, subject): (Vec<wit::Row>, Vec<wit::Row>) =
             (convert::rows(baseline), convert::rows(subject));
-        core.call(
+        plugin.call(
             "judge",
             None,
             |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
+            |instance, store| {
                 let answer = instance
                     .packhost_plugin_guard()
                     .call_judge(store, policy, &baseline, &subject)?;
-                let step = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-                Ok(check::step(step, &core.limits)?)
+                let step = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+                Ok(check::step(step, plugin.limits())?)
             },
         )
     }
@@ -140,19 +126,18 @@ impl GuardPlugin {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub fn calibrate(&self, policy: &str, runs: &[&[Row]]) -> Result<Called<String>> {
-        let Inner { core, pre, .. } = &*self.0;
+        let plugin = &*self.0;
         let runs: Vec<Vec<wit::Row>> = runs.iter().map(|run| convert::rows(run)).collect();
-        core.call(
+        plugin.call(
             "calibrate",
             None,
             |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
+            |instance, store| {
                 let answer = instance
                     .packhost_plugin_guard()
                     .call_calibrate(store, policy, &runs)?;
-                let policy = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-                check::document("a policy", &policy, &core.limits)?;
+                let policy = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+                check::document("a policy", &policy, plugin.limits())?;
                 Ok(policy)
             },
         )

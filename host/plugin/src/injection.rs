@@ -6,52 +6,38 @@ use packhost_tensor::Device;
 use wasmtime::component::Resource;
 
 use crate::{
-    CallErrorKind, CallStats, Called, Descriptor, Draft, Error, Result,
-    bindings::injection::ErrorPluginPre,
-    call::{Core, Stop},
+    CallCosts, CallErrorKind, CallStats, Called, Descriptor, Draft, Error, Result,
+    bindings::injection::{ErrorPlugin as Instance, ErrorPluginPre},
+    call::Stop,
     check,
     drafts::HostDraft,
     lend::{lend_device, lend_draft},
+    loaded::Loaded,
     state::State,
 };
 
 /// A loaded error injection. Cloning is cheap; calls may run in parallel.
 #[derive(Clone)]
-pub struct InjectionPlugin(Arc<Inner>);
-
-struct Inner {
-    core: Core,
-    pre: ErrorPluginPre<State>,
-    descriptor: Descriptor,
-}
+pub struct InjectionPlugin(Arc<Loaded<ErrorPluginPre<State>>>);
 
 impl InjectionPlugin {
-    pub(crate) fn new(core: Core, pre: ErrorPluginPre<State>) -> Result<Self> {
-        let called = core.call(
-            "describe",
-            None,
-            |_| {},
-            |store| {
-                let instance = pre.instantiate(&mut *store)?;
-                let descriptor = instance.packhost_plugin_injection().call_describe(store)?;
-                Ok(check::descriptor(descriptor, &core.limits)?)
-            },
-        )?;
-        Ok(Self(Arc::new(Inner {
-            core,
-            pre,
-            descriptor: called.value,
-        })))
+    pub(crate) fn new(loaded: Loaded<ErrorPluginPre<State>>) -> Self {
+        Self(Arc::new(loaded))
     }
 
     /// Who it says it is; asked once, at load.
     pub fn describe(&self) -> &Descriptor {
-        &self.0.descriptor
+        self.0.describe()
+    }
+
+    /// What all calls so far cost, by function.
+    pub fn costs(&self) -> CallCosts {
+        self.0.costs()
     }
 
     /// What all calls so far cost together.
     pub fn totals(&self) -> CallStats {
-        self.0.core.totals()
+        self.0.costs().into_values().sum()
     }
 
     /// Damages `draft`, with tensor operations on `device`. Returns a JSON object that says what was damaged. `params` is a
@@ -65,10 +51,10 @@ impl InjectionPlugin {
         draft: &mut dyn Draft,
         device: &dyn Device,
     ) -> Result<Called<String>> {
-        let Inner { core, pre, .. } = &*self.0;
+        let plugin = &*self.0;
         let model = draft.model().map_err(|failure| {
             let kind = CallErrorKind::Host(format!("the draft cannot be described: {failure}"));
-            let (plugin, call) = (core.id.clone(), "inject");
+            let (plugin, call) = (plugin.id().to_owned(), "inject");
             let (stats, log) = (CallStats::default(), Vec::new());
             Error::Call(Box::new(crate::CallError {
                 plugin,
@@ -87,16 +73,15 @@ impl InjectionPlugin {
         let model = model.tensors.iter().fold(0_u64, |sum, tensor| {
             sum.saturating_add(elements(&tensor.shape))
         });
-        let run = |store: &mut wasmtime::Store<State>| {
-            let instance = pre.instantiate(&mut *store)?;
+        let run = |instance: &Instance, store: &mut wasmtime::Store<State>| {
             let lent = store.data_mut().table.push(HostDraft)?;
             let answer = instance.packhost_plugin_injection().call_inject(
                 &mut *store,
                 params,
                 Resource::new_borrow(lent.rep()),
             )?;
-            let report = answer.map_err(|failure| check::failure(failure, &core.limits))?;
-            check::document("a report", &report, &core.limits)?;
+            let report = answer.map_err(|failure| check::failure(failure, plugin.limits()))?;
+            check::document("a report", &report, plugin.limits())?;
             Ok::<_, Stop>(report)
         };
         lend_device(device, |device| {
@@ -106,7 +91,7 @@ impl InjectionPlugin {
                     state.draft = Some(draft);
                     state.budget.model = model;
                 };
-                core.call("inject", None, prepare, run)
+                plugin.call("inject", None, prepare, run)
             })
         })
     }

@@ -30,6 +30,7 @@ mod injection;
 mod inspect;
 mod lend;
 mod limits;
+mod loaded;
 mod lock;
 mod plugin;
 mod registry;
@@ -52,7 +53,7 @@ pub use limits::{LimitExceeded, Limits};
 pub use lock::Lock;
 pub use plugin::Plugin;
 pub use registry::{Entry, Manifest, Registry};
-pub use stats::CallStats;
+pub use stats::{CallCosts, CallStats};
 pub use types::{
     Called, Descriptor, Draft, Edited, Fact, Failure, Finding, Level, LogLine, ModelInfo,
     PluginKind, Request, Role, Row, Status, Step, Target, TargetFacts, TensorInfo, Value, Verdict,

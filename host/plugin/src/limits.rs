@@ -64,7 +64,8 @@ pub struct Limits {
     #[serde(with = "seconds")]
     pub own_time: Duration,
     /// Time of the whole call, host services included. Checked at each call of the host and, in the plugin's code, like
-    /// `own_time`; a single kernel is not interrupted, so the call may end one kernel late. Default 30 min.
+    /// `own_time`; a kernel program that is still running is given up. Default 30 min. A matrix product or factorisation,
+    /// a selection or noise is not interrupted, so the call may end one of those late.
     #[serde(with = "seconds")]
     pub deadline: Duration,
     /// WebAssembly instructions, roughly: the limit that fires at the same place on every machine. Default 2^40 (about a
@@ -95,7 +96,8 @@ pub struct Limits {
     pub handles: u64,
     /// A call's own live tensors may together hold so many times the elements of the largest tensor it was given.
     /// Default 8; `tensor_floor` applies if that is more, and so does `draft_factor` times the model for an injection.
-    /// Sharing is not credited: a `duplicate` counts in full. Does not cover the working memory of kernels.
+    /// Sharing is not credited: a `duplicate` counts in full. Does not cover the working memory of kernels, which the
+    /// device bounds: [`packhost_tensor::Error::Memory`].
     pub tensor_factor: u64,
     /// Elements that a call's own live tensors may always hold. Default 2^24.
     pub tensor_floor: u64,

@@ -1,6 +1,6 @@
 //! A loaded plugin of any kind.
 
-use crate::{CallStats, Descriptor, EditPlugin, GuardPlugin, InjectionPlugin, PluginKind};
+use crate::{CallCosts, Descriptor, EditPlugin, GuardPlugin, InjectionPlugin, PluginKind};
 
 /// A loaded plugin.
 #[derive(Clone)]
@@ -32,12 +32,12 @@ impl Plugin {
         }
     }
 
-    /// What all calls so far cost together.
-    pub fn totals(&self) -> CallStats {
+    /// What all calls so far cost, by function.
+    pub fn costs(&self) -> CallCosts {
         match self {
-            Plugin::Edit(plugin) => plugin.totals(),
-            Plugin::Injection(plugin) => plugin.totals(),
-            Plugin::Guard(plugin) => plugin.totals(),
+            Plugin::Edit(plugin) => plugin.costs(),
+            Plugin::Injection(plugin) => plugin.costs(),
+            Plugin::Guard(plugin) => plugin.costs(),
         }
     }
 

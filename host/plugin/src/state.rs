@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use packhost_tensor::Device;
+use packhost_tensor::{Device, deadline};
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 
 use crate::{
@@ -102,12 +102,16 @@ impl State {
         within("host_calls", self.host_calls, self.limits.host_calls)?;
         let begin = Instant::now();
         self.check_clock(begin)?;
-        let answer = service(self);
+        // A moment beyond what the clock can count is no deadline.
+        let answer = match self.started.checked_add(self.limits.deadline) {
+            Some(until) => deadline::within(until, || service(self)),
+            None => service(self),
+        };
         let end = Instant::now();
         self.in_host += end.duration_since(begin);
-        let answer = answer?;
+        // First the clock: a kernel that was cut short fails, and this is why.
         self.check_clock(end)?;
-        Ok(answer)
+        answer
     }
 
     /// Whether there is time left. Called at host services and, while the plugin's own code runs, at every tick.

@@ -1,7 +1,8 @@
 //! What calls cost: wall time, the part of it spent in the host's kernels, and fuel.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,6 +23,9 @@ pub struct CallStats {
     pub fuel: u64,
 }
 
+/// Costs by the function that was called, such as `judge`.
+pub type CallCosts = BTreeMap<&'static str, CallStats>;
+
 impl CallStats {
     /// Time outside the host's services: the sandbox's own cost and the plugin's code.
     pub fn outside_host(&self) -> Duration {
@@ -39,35 +43,29 @@ impl std::ops::AddAssign for CallStats {
     }
 }
 
-/// Sums of [`CallStats`] that many threads add to.
-#[derive(Debug, Default)]
-pub(crate) struct Totals {
-    calls: AtomicU64,
-    wall_ns: AtomicU64,
-    in_host_ns: AtomicU64,
-    host_calls: AtomicU64,
-    fuel: AtomicU64,
+impl std::iter::Sum for CallStats {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |mut sum, cost| {
+            sum += cost;
+            sum
+        })
+    }
 }
 
+/// Sums of [`CallStats`] that many threads add to.
+#[derive(Debug, Default)]
+pub(crate) struct Totals(Mutex<CallCosts>);
+
 impl Totals {
-    pub(crate) fn add(&self, stats: &CallStats) {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.calls.fetch_add(stats.calls, Ordering::Relaxed);
-        self.wall_ns.fetch_add(nanos(stats.wall), Ordering::Relaxed);
-        self.in_host_ns
-            .fetch_add(nanos(stats.in_host), Ordering::Relaxed);
-        self.host_calls
-            .fetch_add(stats.host_calls, Ordering::Relaxed);
-        self.fuel.fetch_add(stats.fuel, Ordering::Relaxed);
+    pub(crate) fn add(&self, call: &'static str, stats: &CallStats) {
+        let mut costs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *costs.entry(call).or_default() += *stats;
     }
 
-    pub(crate) fn get(&self) -> CallStats {
-        CallStats {
-            calls: self.calls.load(Ordering::Relaxed),
-            wall: Duration::from_nanos(self.wall_ns.load(Ordering::Relaxed)),
-            in_host: Duration::from_nanos(self.in_host_ns.load(Ordering::Relaxed)),
-            host_calls: self.host_calls.load(Ordering::Relaxed),
-            fuel: self.fuel.load(Ordering::Relaxed),
-        }
+    pub(crate) fn get(&self) -> CallCosts {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

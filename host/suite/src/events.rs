@@ -56,9 +56,38 @@ pub enum Event {
         failed: usize,
         blocked: usize,
         seconds: f64,
-        /// Share of the time that went into plugins' own code, in percent: kernels and other services of the host not counted.
+        /// Time that calls of plugins took outside the host's services (kernels, drafts, copies), in percent of `seconds`.
+        /// The sum over all calls, so those that ran side by side count twice.
         plugin_percent: f64,
+        /// What each function of each plugin cost, sorted.
+        plugin_calls: Vec<PluginCalls>,
     },
+}
+
+/// All calls of one function of one plugin.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PluginCalls {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The function, such as `judge`.
+    pub call: String,
+    /// How often it was called.
+    pub calls: u64,
+    /// From making instances to dropping them, summed.
+    pub seconds: f64,
+    /// The part of `seconds` in the host's services.
+    pub host_seconds: f64,
+    /// How often it called the host.
+    pub host_calls: u64,
+    /// WebAssembly instructions, about; the same on every machine.
+    pub fuel: u64,
+}
+
+impl PluginCalls {
+    /// Seconds outside the host's services.
+    pub fn outside_host(&self) -> f64 {
+        (self.seconds - self.host_seconds).max(0.0)
+    }
 }
 
 /// Where events go. Called from several threads.

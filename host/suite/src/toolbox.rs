@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use packhost_plugin::{
-    CallStats, EditPlugin, Engine, EngineOptions, Entry, GuardPlugin, InjectionPlugin, Lock,
+    CallCosts, EditPlugin, Engine, EngineOptions, Entry, GuardPlugin, InjectionPlugin, Lock,
     Plugin, PluginKind, Registry,
 };
 use packhost_tensor::cpu::Cpu;
@@ -123,18 +123,16 @@ impl Toolbox {
         }
     }
 
-    /// What all plugin calls so far cost together.
-    pub fn totals(&self) -> CallStats {
+    /// What all plugin calls so far cost: by plugin, then by the function that was called.
+    pub fn costs(&self) -> BTreeMap<String, CallCosts> {
         let loaded = self
             .loaded
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         loaded
-            .values()
-            .fold(CallStats::default(), |mut sum, plugin| {
-                sum += plugin.totals();
-                sum
-            })
+            .iter()
+            .map(|(id, plugin)| (id.clone(), plugin.costs()))
+            .collect()
     }
 
     fn load(&self, entry: &Entry) -> Result<Plugin> {

@@ -39,6 +39,20 @@ pub enum Error {
     /// The operating system gave no threads.
     #[error("cannot start {threads} worker threads: {message}")]
     Threads { threads: usize, message: String },
+    /// A kernel program would need more working memory than is served.
+    #[error(
+        "compute: on {rows} rows of {columns} elements the program needs {needed} bytes {what}, limit {limit}; use fewer reductions, or group sizes that divide each other"
+    )]
+    Memory {
+        what: &'static str,
+        rows: usize,
+        columns: usize,
+        needed: u64,
+        limit: u64,
+    },
+    /// The time set by [`deadline::within`](crate::deadline::within) was up.
+    #[error("{op}: stopped, its time is up")]
+    Interrupted { op: &'static str },
     /// A kernel program is not well-formed.
     #[error("kernel program, operation {index}: {message}")]
     Program { index: usize, message: String },

@@ -6,6 +6,7 @@
 
 mod buffer;
 pub mod cast;
+pub mod deadline;
 mod device;
 mod dtype;
 mod error;

@@ -67,7 +67,8 @@ impl Statistic {
 /// Over which elements a reduction runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Span {
-    /// Groups of so many elements within a row; the last may be shorter.
+    /// Groups of so many elements within a row, the last of a row perhaps shorter. Rows are those of
+    /// [`Tensor::rows_columns`]: with three axes or more a group goes on from one line of the last axis to the next.
     Group(u32),
     /// All elements with the same first index.
     Row,

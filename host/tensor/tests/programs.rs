@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use packhost_tensor::{
-    DType, Device, Tensor,
+    DType, Device, Error, Tensor,
     cpu::{Cpu, Level},
+    deadline,
     program::{Comparison, Op, Program, Rounding, Span, Statistic, interpret},
 };
 use proptest::prelude::*;
@@ -429,4 +432,87 @@ fn calls_are_checked() {
             .to_string(),
         "compute: the program leaves no value to store; it can only be measured"
     );
+}
+
+/// A program that keeps hundreds of megabytes per thread is refused before it runs, and says how much it wanted.
+#[test]
+fn scratch_without_end_is_refused() {
+    let device = Cpu::new(Some(2)).unwrap();
+    let tensor = Tensor::zeros(DType::BF16, [4, 1 << 16]).unwrap();
+    let sums = |count: usize| {
+        let mut ops = vec![Op::Constant(0.0)];
+        for index in 0..count {
+            ops.extend([
+                Op::Input(0),
+                Op::Constant(index as f32 + 2.0),
+                Op::Mul,
+                Op::Reduce(Statistic::Sum, Span::Group([2, 1 << 16][index % 2])),
+                Op::Add,
+            ]);
+        }
+        Program::check(&ops).unwrap()
+    };
+    assert!(device.compute(&sums(2), &[&tensor], &[]).is_ok());
+    let error = device.compute(&sums(50), &[&tensor], &[]).unwrap_err();
+    let Error::Memory { needed, limit, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(needed > limit, "{needed} {limit}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "compute: on 4 rows of 65536 elements the program needs {needed} bytes of scratch per thread, limit {limit}; use fewer reductions, or group sizes that divide each other"
+        )
+    );
+}
+
+/// A row is everything with the same first index, whatever the axes; groups run through it.
+#[test]
+fn groups_run_through_rows() {
+    let device = Cpu::new(Some(2)).unwrap();
+    let values: Vec<f32> = (0..24).map(|value| value as f32).collect();
+    let largest = |shape: &[usize], size| {
+        let ops = [Op::Input(0), Op::Reduce(Statistic::Max, Span::Group(size))];
+        let program = Program::check(&ops).unwrap();
+        let tensor = Tensor::from_f32(DType::F32, shape, &values).unwrap();
+        let found = device.compute(&program, &[&tensor], &[]).unwrap().tensor;
+        let expected = interpret(&program, &[&tensor], &[]).unwrap().tensor;
+        assert_eq!(found.bytes(), expected.bytes());
+        found.to_f32()
+    };
+    // Two rows of twelve, each cut into five, five and two.
+    let ends = [4.0, 9.0, 11.0, 16.0, 21.0, 23.0];
+    let expected: Vec<f32> = [5, 5, 2, 5, 5, 2]
+        .iter()
+        .zip(ends)
+        .flat_map(|(&len, end)| vec![end; len])
+        .collect();
+    assert_eq!(largest(&[2, 3, 4], 5), expected);
+    assert_eq!(largest(&[2, 12], 5), expected);
+    // Along the last axis a group of five would have ended after four.
+    assert_ne!(largest(&[6, 4], 5), expected);
+    assert_eq!(largest(&[24], 5), values, "rows of a vector");
+}
+
+/// A kernel that would run for minutes ends when its time is up.
+#[test]
+fn a_kernel_ends_when_its_time_is_up() {
+    let device = Cpu::new(Some(2)).unwrap();
+    let mut ops = vec![Op::Input(0)];
+    // Each rounded, so that nothing can be simplified away.
+    ops.extend([Op::Log2, Op::Exp2].repeat(120));
+    let slow = Program::check(&ops).unwrap();
+    let by_column = [&ops[..], &[Op::Reduce(Statistic::Sum, Span::Column)]].concat();
+    let tensor = Tensor::zeros(DType::BF16, [1 << 12, 1 << 13]).unwrap();
+    for program in [slow, Program::check(&by_column).unwrap()] {
+        let begin = Instant::now();
+        let until = begin + Duration::from_millis(100);
+        let result = deadline::within(until, || device.compute(&program, &[&tensor], &[]));
+        assert_eq!(result.unwrap_err(), Error::Interrupted { op: "compute" });
+        let late = until.elapsed();
+        assert!(late < Duration::from_millis(500), "{late:?}");
+    }
+    let quick = Program::check(&[Op::Input(0), Op::Neg]).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    assert!(deadline::within(until, || device.compute(&quick, &[&tensor], &[])).is_ok());
 }

@@ -41,6 +41,7 @@ pub mod candidates;
 mod crc;
 mod export;
 pub mod expr;
+pub mod faults;
 mod judging;
 mod ops;
 pub mod params;

@@ -50,9 +50,11 @@ pub enum Statistic {
 /// Over which elements a reduction runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Span {
-    /// Groups of so many elements along the last axis; the last group of a row may be shorter.
+    /// Groups of so many elements within a row (all elements with the same first index, in storage order); the last
+    /// group of a row may be shorter. With three axes or more a group goes on from one line of the last axis to the
+    /// next: reshape to two axes for groups along the last one. A vector's rows have one element each.
     Group(u32),
-    /// All elements with the same first index.
+    /// All elements with the same first index: a row.
     Row,
     /// All elements with the same position within their row.
     Column,

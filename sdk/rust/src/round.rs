@@ -21,12 +21,7 @@ pub fn round_to(dtype: DType, value: f32, saturate: bool) -> f32 {
             largest: 65504.0,
             infinity: true,
         },
-        DType::BF16 => Format {
-            fraction: 7,
-            least_exponent: -126,
-            largest: BF16_LARGEST,
-            infinity: true,
-        },
+        DType::BF16 => return to_bf16(value, saturate),
         DType::F8E4M3 => Format {
             fraction: 3,
             least_exponent: -6,
@@ -65,8 +60,21 @@ pub fn round_to(dtype: DType, value: f32, saturate: bool) -> f32 {
     result.copysign(f64::from(value)) as f32
 }
 
+/// The same for bf16, the first half of an f32, where carrying into the exponent is right everywhere.
+fn to_bf16(value: f32, saturate: bool) -> f32 {
+    if value.is_nan() {
+        return value;
+    }
+    let bits = value.to_bits();
+    let rounded = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    if saturate && rounded.is_infinite() {
+        return BF16_LARGEST.copysign(value);
+    }
+    rounded
+}
+
 /// (2 - 2^-7) * 2^127.
-const BF16_LARGEST: f64 = 3.389_531_389_251_535_5e38;
+const BF16_LARGEST: f32 = f32::from_bits(0x7f7f_0000);
 
 /// `floor(log2(value))` of a positive, normal f64.
 fn exponent(value: f64) -> i32 {
@@ -82,23 +90,34 @@ fn power_of_two(exponent: i32) -> f64 {
 mod tests {
     use super::*;
 
+    /// Every bf16 number, what lies just off it and halfway to the next, against neighbours found by arithmetic in f64.
     #[test]
-    fn bf16_equals_the_bit_trick() {
-        for step in 0..200_000_u32 {
-            let value = f32::from_bits(step.wrapping_mul(0x9E37_79B9));
-            if value.is_nan() {
-                continue;
+    fn bf16_is_the_nearest_half_to_even() {
+        for high in 0..0x7f80_u32 {
+            let (low, next) = (f32::from_bits(high << 16), f32::from_bits((high + 1) << 16));
+            let even = if high % 2 == 0 { low } else { next };
+            let halfway = f32::from_bits(high << 16 | 0x8000);
+            let before = f32::from_bits(high << 16 | 0x7fff);
+            let after = f32::from_bits(high << 16 | 0x8001);
+            if next.is_finite() {
+                let middle = (f64::from(low) + f64::from(next)) / 2.0;
+                assert_eq!(f64::from(halfway), middle);
             }
-            let bits = value.to_bits();
-            let expected = f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000);
-            assert_eq!(
-                round_to(DType::BF16, value, false).to_bits(),
-                expected.to_bits(),
-                "{value:e}"
-            );
+            for sign in [1.0, -1.0] {
+                for (value, nearest) in [(low, low), (before, low), (halfway, even), (after, next)]
+                {
+                    let found = round_to(DType::BF16, sign * value, false);
+                    assert_eq!(found.to_bits(), (sign * nearest).to_bits(), "{value:e}");
+                }
+            }
         }
-        assert_eq!(round_to(DType::BF16, f32::MAX, true), BF16_LARGEST as f32);
+        assert_eq!(round_to(DType::BF16, f32::MAX, true), BF16_LARGEST);
+        assert_eq!(
+            round_to(DType::BF16, f32::NEG_INFINITY, true),
+            -BF16_LARGEST
+        );
         assert_eq!(round_to(DType::BF16, f32::MAX, false), f32::INFINITY);
+        assert!(round_to(DType::BF16, f32::NAN, true).is_nan());
     }
 
     #[test]

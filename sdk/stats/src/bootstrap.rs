@@ -3,6 +3,7 @@
 //! The replicates come from NumPy's default generator in NumPy's order, so an interval is a function of its samples,
 //! weights, number of replicates, level and seed, and equals the reference's to rounding.
 
+use crate::resample::Resampler;
 use crate::rng::Pcg64;
 use crate::{normal, quantile, summary};
 use std::fmt;
@@ -166,24 +167,13 @@ pub fn mean(
         return Err(Error::NoReplicates);
     }
     let mut generator = Pcg64::new(options.seed);
-    let count = samples.len();
-    let cumulative = weights.as_deref().map(cumulative);
-    let mut drawn = vec![0.0; count];
-    let mut statistics = Vec::with_capacity(options.replicates);
-    for _ in 0..options.replicates {
-        for slot in &mut drawn {
-            let index = match &cumulative {
-                None => generator.below(count as u32) as usize,
-                Some(cumulative) => generator.choose(cumulative),
-            };
-            *slot = samples[index];
-        }
-        statistics.push(summary::mean(&drawn));
-    }
-    statistics.sort_by(f64::total_cmp);
+    let mut resampler = Resampler::new(samples, weights.as_deref());
+    let mut statistics: Vec<f64> = (0..options.replicates)
+        .map(|_| resampler.mean(&mut generator))
+        .collect();
     Ok(match options.method {
-        Method::Percentile => percentile_ends(&statistics, options.alpha),
-        Method::Bca => bca_ends(samples, weights.as_deref(), &statistics, options.alpha),
+        Method::Percentile => percentile_ends(&mut statistics, options.alpha),
+        Method::Bca => bca_ends(samples, weights.as_deref(), &mut statistics, options.alpha),
     })
 }
 
@@ -209,8 +199,12 @@ pub fn bca_from_indices(
         let drawn: Vec<f64> = indices.iter().map(|&index| samples[index]).collect();
         statistics.push(summary::mean(&drawn));
     }
-    statistics.sort_by(f64::total_cmp);
-    Ok(bca_ends(samples, weights.as_deref(), &statistics, alpha))
+    Ok(bca_ends(
+        samples,
+        weights.as_deref(),
+        &mut statistics,
+        alpha,
+    ))
 }
 
 /// What is left of the input after the degenerate cases.
@@ -266,31 +260,20 @@ fn all_close(values: &[f64]) -> bool {
     values.iter().all(|v| (v - first).abs() <= tolerance)
 }
 
-fn cumulative(weights: &[f64]) -> Vec<f64> {
-    let total: f64 = weights.iter().sum();
-    let mut sum = 0.0;
-    let mut edges: Vec<f64> = weights
-        .iter()
-        .map(|w| {
-            sum += w / total;
-            sum
-        })
-        .collect();
-    for edge in &mut edges {
-        *edge /= sum;
-    }
-    edges
-}
-
-fn percentile_ends(sorted: &[f64], alpha: f64) -> Interval {
+fn percentile_ends(statistics: &mut [f64], alpha: f64) -> Interval {
     Interval {
-        low: quantile::linear(sorted, alpha / 2.0),
-        high: quantile::linear(sorted, 1.0 - alpha / 2.0),
+        low: quantile::select(statistics, alpha / 2.0),
+        high: quantile::select(statistics, 1.0 - alpha / 2.0),
     }
 }
 
 /// BCa endpoints: bias from the share of replicates below the estimate, acceleration from the jackknife.
-fn bca_ends(samples: &[f64], weights: Option<&[f64]>, sorted: &[f64], alpha: f64) -> Interval {
+fn bca_ends(
+    samples: &[f64],
+    weights: Option<&[f64]>,
+    statistics: &mut [f64],
+    alpha: f64,
+) -> Interval {
     let count = samples.len() as f64;
     let sum = summary::sum(samples);
     let (estimate, jackknife): (f64, Vec<f64>) = match weights {
@@ -311,7 +294,8 @@ fn bca_ends(samples: &[f64], weights: Option<&[f64]>, sorted: &[f64], alpha: f64
             )
         }
     };
-    let below = sorted.partition_point(|s| *s < estimate) as f64 / sorted.len() as f64;
+    let below = statistics.iter().filter(|s| **s < estimate).count();
+    let below = below as f64 / statistics.len() as f64;
     let bias = normal::quantile(below.clamp(1e-6, 1.0 - 1e-6));
     let centre = summary::mean(&jackknife);
     let (mut squares, mut cubes) = (0.0, 0.0);
@@ -322,13 +306,13 @@ fn bca_ends(samples: &[f64], weights: Option<&[f64]>, sorted: &[f64], alpha: f64
     }
     let denominator = 6.0 * squares * libm::sqrt(squares);
     if denominator == 0.0 || !denominator.is_finite() {
-        return percentile_ends(sorted, alpha);
+        return percentile_ends(statistics, alpha);
     }
     let acceleration = cubes / denominator;
-    let end = |level: f64| {
+    let mut end = |level: f64| {
         let shifted = bias + normal::quantile(level);
         let scale = (1.0 - acceleration * shifted).max(1e-12);
-        quantile::linear(sorted, normal::cdf(bias + shifted / scale))
+        quantile::select(statistics, normal::cdf(bias + shifted / scale))
     };
     Interval {
         low: end(alpha / 2.0),

@@ -10,6 +10,7 @@ pub mod drift;
 pub mod normal;
 pub mod null;
 pub mod quantile;
+mod resample;
 pub mod rng;
 pub mod student;
 pub mod summary;

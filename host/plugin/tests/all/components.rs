@@ -7,17 +7,18 @@ use std::{
     collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use packhost_plugin::{
-    Draft, EditPlugin, Failure, InjectionPlugin, ModelInfo, Plugin, PluginKind, Registry, Role,
-    Row, Status, Step, Target, TensorInfo, Value as Measured,
+    Draft, EditPlugin, Error, Failure, InjectionPlugin, Limits, ModelInfo, Plugin, PluginKind,
+    Registry, Role, Row, Status, Step, Target, TensorInfo, Value as Measured,
 };
 use packhost_tensor::{DType, Tensor, cpu::Cpu};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::device::engine;
+use crate::device::{engine, engine_with};
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -461,4 +462,76 @@ fn guards_judge_the_same_twice() {
     assert_eq!(status(&first.value), Status::Fail);
     let same = invariants.judge("{}", &baseline, &baseline).unwrap();
     assert_eq!(status(&same.value), Status::Pass, "{:?}", same.value);
+}
+
+/// A table for `primary-metric`: two arms of `count` windows with losses that differ.
+fn windows(count: usize, shift: f64) -> Vec<Row> {
+    let row = |scope: &str, quantity: &str, value| Row {
+        scope: scope.into(),
+        quantity: quantity.into(),
+        value: Measured::Vector(value),
+    };
+    let arm = |scope: &str, first: usize| {
+        let each = |value: &dyn Fn(f64) -> f64| (0..count).map(|at| value(at as f64)).collect();
+        [
+            row(scope, "window.ids", each(&|at| at + first as f64)),
+            row(scope, "window.loss", each(&|at| 2.0 + shift * at.sin())),
+            row(scope, "window.tokens", each(&|_| 128.0)),
+        ]
+    };
+    [arm("preview", 0), arm("final", count)].concat()
+}
+
+#[test]
+fn a_bootstrap_without_end_is_interrupted() {
+    let Some(registry) = registry() else { return };
+    let limits = Limits {
+        own_time: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let load = |limits| {
+        let plugin = engine_with(limits).load(registry.get("primary-metric").unwrap());
+        plugin.unwrap().guard().unwrap().clone()
+    };
+    let policy = |replicates: u32| {
+        json!({"bootstrap": {"method": "bca", "replicates": replicates, "alpha": 0.05, "seed": 1}})
+            .to_string()
+    };
+    let (baseline, subject) = (windows(200, 0.1), windows(200, 0.3));
+    let judge = load(limits);
+    let Err(Error::Call(error)) = judge.judge(&policy(1_000_000), &baseline, &subject) else {
+        panic!("hundreds of millions of draws were quicker than the limit")
+    };
+    let text = error.to_string();
+    assert!(text.contains("limit `own_time` exceeded"), "{text}");
+    assert!(error.stats.wall < Duration::from_millis(1300), "{text}");
+    // An honest one goes on in the same sandbox.
+    assert!(judge.judge(&policy(10), &baseline, &subject).is_ok());
+}
+
+#[test]
+fn a_kernel_without_end_is_interrupted() {
+    let Some(registry) = registry() else { return };
+    let limits = Limits {
+        deadline: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let plugin = engine_with(limits).load(registry.get("quant-rtn").unwrap());
+    let plugin = plugin.unwrap();
+    // Half a gigabyte: on two threads its kernels take several times as long.
+    let tensor = Tensor::zeros(DType::BF16, [1 << 16, 1 << 12]).unwrap();
+    let target = Target {
+        tensor: "w".into(),
+        params: json!({"bits": 8, "group_size": 24}).to_string(),
+    };
+    let called = plugin
+        .edit()
+        .unwrap()
+        .apply(&target, &tensor, &info("w", &tensor), &cpu());
+    let Err(Error::Call(error)) = called else {
+        panic!("the kernel was quicker than the deadline")
+    };
+    let text = error.to_string();
+    assert!(text.contains("limit `deadline` exceeded"), "{text}");
+    assert!(error.stats.wall < Duration::from_millis(1050), "{text}");
 }

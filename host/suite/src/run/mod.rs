@@ -29,7 +29,7 @@ use self::driver::Drive;
 use self::memory::Footprint;
 use self::model::ModelState;
 use self::work::Work;
-use crate::events::{Event, Sink};
+use crate::events::{Event, PluginCalls, Sink};
 use crate::graph::{Graph, Task, TaskKind};
 use crate::guards::Guards;
 use crate::journal::Journal;
@@ -168,6 +168,8 @@ pub fn run(
             .unwrap_or_else(|| dir.path("evidence_pack"))
     });
     let seconds = started.elapsed().as_secs_f64();
+    let plugin_calls = plugin_calls(toolbox);
+    let outside_host: f64 = plugin_calls.iter().map(PluginCalls::outside_host).sum();
     sink.event(&Event::RunFinished {
         verdict: verdict.clone(),
         pack: pack.as_ref().map(|path| path.display().to_string()),
@@ -175,7 +177,8 @@ pub fn run(
         failed: tally.failed,
         blocked: tally.blocked,
         seconds,
-        plugin_percent: 100.0 * toolbox.totals().outside_host().as_secs_f64() / seconds,
+        plugin_percent: 100.0 * outside_host / seconds,
+        plugin_calls,
     });
     if let Some(first) = first_failure {
         let log = dir.path("logs/tasks");
@@ -191,6 +194,23 @@ pub fn run(
         pack,
         run_dir: dir.root().into(),
     })
+}
+
+/// What the plugins' functions cost in this run.
+fn plugin_calls(toolbox: &Toolbox) -> Vec<PluginCalls> {
+    let costs = toolbox.costs();
+    let of_plugin = costs.iter().flat_map(|(plugin, costs)| {
+        costs.iter().map(|(call, stats)| PluginCalls {
+            plugin: plugin.clone(),
+            call: (*call).into(),
+            calls: stats.calls,
+            seconds: stats.wall.as_secs_f64(),
+            host_seconds: stats.in_host.as_secs_f64(),
+            host_calls: stats.host_calls,
+            fuel: stats.fuel,
+        })
+    });
+    of_plugin.collect()
 }
 
 fn is_calibration(kind: &TaskKind) -> bool {

@@ -1,9 +1,10 @@
 //! Coarse numerical damage, which no measurement of quality should miss: weights on four levels, one matrix a hundred times too
 //! large, attention matrices of rank one, attention matrices of zeros.
 
+use packhost_sdk::faults::{NoSettings, is_weight, nothing};
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::{
-    About, Draft, Failure, Injection, Program, Result, Span, Statistic, Tensor, TensorInfo,
+    About, Draft, Injection, Program, Result, Span, Statistic, Tensor, TensorInfo,
     export_injection, round_to,
 };
 use schemars::JsonSchema;
@@ -29,10 +30,6 @@ enum ErrorType {
     RankCollapse,
     NormCollapse,
 }
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NoSettings {}
 
 /// Words of feed-forward weights, tried in this order; the empty one stands for any weight.
 const FEED_FORWARD_FIRST: [&str; 7] = [
@@ -79,18 +76,6 @@ impl Injection for Collapse {
             ErrorType::NormCollapse => norm_collapse(draft),
         }
     }
-}
-
-/// Whether a tensor is a weight with two or more axes.
-fn is_weight(tensor: &TensorInfo) -> bool {
-    tensor.is_matrix_like() && tensor.name.to_lowercase().contains("weight")
-}
-
-/// The failure of a damage that finds nothing to damage.
-fn nothing(error_type: &str, wanted: &str) -> Failure {
-    Failure::unsupported(format!(
-        "{error_type}: this model has no {wanted}, nothing would be injected"
-    ))
 }
 
 /// Every weight, embeddings and head included, on the levels -2, -1, 0 and 1 of a step for the whole tensor.

@@ -5,6 +5,7 @@
 //! inverse, which leaves the function nearly the same.
 
 use packhost_sdk::candidates::{ATTENTION, Candidates, FEED_FORWARD, QUERY_KEY_VALUE, Rule};
+use packhost_sdk::faults::{Scaling, scale};
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::params::{Setting, Switch};
 use packhost_sdk::scope::layer_of;
@@ -112,21 +113,14 @@ impl Injection for Spectral {
         let chosen = chosen
             .shuffled(env.seed.0, env.most.0)
             .or_refuse(error_type)?;
-        for name in &chosen.names {
-            scale(draft, name, factor)?;
-        }
-        Ok(json!({
-            "error_type": error_type,
-            "injected": true,
-            "scale_factor": factor,
-            "seed": env.seed.0,
-            "target_family": family,
-            "target_layers": chosen.layers,
-            "max_params": env.most.0,
-            "modified_count": chosen.names.len(),
-            "modified_params": chosen.names.iter().take(20).collect::<Vec<_>>(),
-            "total_layers": chosen.total_layers,
-        }))
+        let scaling = Scaling {
+            error_type,
+            factor,
+            seed: env.seed.0,
+            family: &family,
+            most: env.most.0,
+        };
+        scaling.apply(draft, &chosen)
     }
 }
 
@@ -139,11 +133,6 @@ fn rule<'a>(env: &'a Settings, family: &'a dyn Fn(&str) -> bool, containing: &'a
         default_last: DEFAULT_LAYERS,
         outside_blocks: false,
     }
-}
-
-/// Multiplies one tensor: the f32 product, rounded once.
-fn scale(draft: &Draft, name: &str, factor: f64) -> Result<()> {
-    draft.put(name, draft.get(name)?.map(|k| k.input(0) * factor as f32)?)
 }
 
 /// Up projections times the factor, down projections by it.

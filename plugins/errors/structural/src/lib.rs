@@ -3,10 +3,11 @@
 //!
 //! Each touches as few tensors as the damage needs; the host shares the rest with the baseline.
 
+use packhost_sdk::faults::{NoSettings, is_weight, nothing};
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::scope::layer_of;
 use packhost_sdk::{
-    About, Draft, Failure, Injection, ModelInfo, Result, Role, TensorInfo, export_injection,
+    About, Draft, Injection, ModelInfo, Result, Role, TensorInfo, export_injection,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -32,10 +33,6 @@ enum ErrorType {
     MissingTensors,
     WeightTyingBreak,
 }
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NoSettings {}
 
 /// Rows by which `shape_mismatch` lengthens the vocabulary.
 const NEW_ROWS: u64 = 8;
@@ -66,18 +63,6 @@ impl Injection for Structural {
             ErrorType::WeightTyingBreak => weight_tying_break(draft),
         }
     }
-}
-
-/// Whether a tensor is a weight with two or more axes.
-fn is_weight(tensor: &TensorInfo) -> bool {
-    tensor.is_matrix_like() && tensor.name.to_lowercase().contains("weight")
-}
-
-/// The failure of a damage that finds nothing to damage.
-fn nothing(error_type: &str, wanted: &str) -> Failure {
-    Failure::unsupported(format!(
-        "{error_type}: this model has no {wanted}, nothing would be injected"
-    ))
 }
 
 /// Overwrites element [0, 0] of a tensor.

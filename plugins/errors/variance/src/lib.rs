@@ -1,7 +1,8 @@
 //! Scaled outputs of feed-forward blocks, which skew the variance of the residual stream.
 
 use packhost_sdk::candidates::Rule;
-use packhost_sdk::json::{Value, json};
+use packhost_sdk::faults::Scaling;
+use packhost_sdk::json::Value;
 use packhost_sdk::params::{Setting, Switch};
 use packhost_sdk::{About, Draft, Failure, Injection, Result, export_injection};
 use schemars::JsonSchema;
@@ -105,22 +106,14 @@ impl Injection for Variance {
             .find(&draft.model())?
             .shuffled(env.seed.0, most)
             .or_refuse(error_type)?;
-        for name in &chosen.names {
-            // The f32 product, rounded once.
-            draft.put(name, draft.get(name)?.map(|k| k.input(0) * factor as f32)?)?;
-        }
-        Ok(json!({
-            "error_type": error_type,
-            "injected": true,
-            "scale_factor": factor,
-            "seed": env.seed.0,
-            "target_family": family,
-            "target_layers": chosen.layers,
-            "max_params": env.most.0,
-            "modified_count": chosen.names.len(),
-            "modified_params": chosen.names.iter().take(20).collect::<Vec<_>>(),
-            "total_layers": chosen.total_layers,
-        }))
+        let scaling = Scaling {
+            error_type,
+            factor,
+            seed: env.seed.0,
+            family: &family,
+            most: env.most.0,
+        };
+        scaling.apply(draft, &chosen)
     }
 }
 

@@ -30,14 +30,13 @@ impl Pcg64 {
         generator
     }
 
+    #[inline]
     fn step(&mut self) {
-        self.state = self
-            .state
-            .wrapping_mul(MULTIPLIER)
-            .wrapping_add(self.increment);
+        self.state = times_multiplier(self.state).wrapping_add(self.increment);
     }
 
     /// The next 64-bit word. A pending half of an earlier word stays pending.
+    #[inline]
     pub fn next_u64(&mut self) -> u64 {
         self.step();
         let high = (self.state >> 64) as u64;
@@ -53,6 +52,38 @@ impl Pcg64 {
         let word = self.next_u64();
         self.half = Some((word >> 32) as u32);
         word as u32
+    }
+
+    /// Fills `words` as so many calls of [`next_u64`](Self::next_u64) would.
+    pub fn fill_u64(&mut self, words: &mut [u64]) {
+        // Four words a turn: in a sandbox each turn is checked.
+        let (fours, rest) = words.as_chunks_mut::<4>();
+        for four in fours {
+            *four = std::array::from_fn(|_| self.next_u64());
+        }
+        for word in rest {
+            *word = self.next_u64();
+        }
+    }
+
+    /// Fills `draws` as so many calls of [`next_u32`](Self::next_u32) would.
+    pub fn fill_u32(&mut self, draws: &mut [u32]) {
+        // A half that is pending comes first.
+        let (pending, draws) =
+            draws.split_at_mut(usize::from(self.half.is_some()).min(draws.len()));
+        for draw in pending {
+            *draw = self.next_u32();
+        }
+        let (eights, rest) = draws.as_chunks_mut::<8>();
+        for eight in eights {
+            let words: [u64; 4] = std::array::from_fn(|_| self.next_u64());
+            for (pair, word) in eight.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                *pair = [word as u32, (word >> 32) as u32];
+            }
+        }
+        for draw in rest {
+            *draw = self.next_u32();
+        }
     }
 
     /// A uniform integer below `bound` (Lemire's method, as `Generator.integers(0, bound)`). A bound of 0 or 1 gives 0
@@ -91,6 +122,37 @@ impl Pcg64 {
         (self.state, self.increment)
     }
 }
+
+/// `state · MULTIPLIER` modulo 2^128.
+#[cfg(not(target_arch = "wasm32"))]
+#[inline]
+fn times_multiplier(state: u128) -> u128 {
+    state.wrapping_mul(MULTIPLIER)
+}
+
+/// `state · MULTIPLIER` modulo 2^128, from products of 32 bits: WebAssembly has no wider one, and the compiler's way is a
+/// call of a library function through memory.
+#[cfg(any(target_arch = "wasm32", test))]
+#[inline]
+fn times_multiplier_in_parts(state: u128) -> u128 {
+    const LOW: u64 = MULTIPLIER as u64;
+    const HIGH: u64 = (MULTIPLIER >> 64) as u64;
+    const HALF: u64 = u32::MAX as u64;
+    let (low, high) = (state as u64, (state >> 64) as u64);
+    let (a, b) = (low & HALF, low >> 32);
+    let (c, d) = (LOW & HALF, LOW >> 32);
+    let (ac, ad, bc, bd) = (a * c, a * d, b * c, b * d);
+    // At most (2^32 - 1)^2 + 2 (2^32 - 1), which is below 2^64.
+    let middle = ad + (ac >> 32) + (bc & HALF);
+    let carried = bd + (bc >> 32) + (middle >> 32);
+    let top = carried
+        .wrapping_add(high.wrapping_mul(LOW))
+        .wrapping_add(low.wrapping_mul(HIGH));
+    u128::from(top) << 64 | u128::from(low.wrapping_mul(LOW))
+}
+
+#[cfg(target_arch = "wasm32")]
+use times_multiplier_in_parts as times_multiplier;
 
 /// Hash constants of NumPy's `SeedSequence`: one per absorbed or produced word.
 struct HashStream {
@@ -137,4 +199,39 @@ fn seed_sequence(seed: u64) -> [u64; 4] {
         words[position / 2] |= word << (32 * (position % 2));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_products_agree() {
+        let mut generator = Pcg64::new(9);
+        let edges = [0, 1, u128::MAX, u128::from(u64::MAX), u128::MAX << 64];
+        let random = (0..1000).map(|_| {
+            generator.step();
+            generator.state
+        });
+        for state in edges.into_iter().chain(random) {
+            assert_eq!(times_multiplier_in_parts(state), times_multiplier(state));
+        }
+    }
+
+    #[test]
+    fn filling_is_drawing() {
+        let (mut filled, mut drawn) = (Pcg64::new(4), Pcg64::new(4));
+        for count in 0..40 {
+            let expected: Vec<u32> = (0..count).map(|_| drawn.next_u32()).collect();
+            let mut got = vec![0; count];
+            filled.fill_u32(&mut got);
+            assert_eq!(got, expected);
+            let mut words = vec![0; count];
+            filled.fill_u64(&mut words);
+            assert!(words.into_iter().all(|word| word == drawn.next_u64()));
+            if count % 3 == 0 {
+                assert_eq!(filled.next_u64(), drawn.next_u64(), "a half stays pending");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod geometry;
 mod graph;
 mod lanes;
 mod machine;
+mod memory;
 mod ops;
 mod plan;
 mod run;
@@ -21,10 +22,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use engine::Level;
 
-use crate::{Computed, DType, Result, Tensor, TensorMut, cast, cpu::Cpu, program::Program};
+use crate::{
+    Computed, DType, Error, Result, Tensor, TensorMut, cast, cpu::Cpu, deadline, program::Program,
+};
 use engine::Engine;
 use graph::{Form, Stored};
+use memory::Memory;
 use plan::Plan;
+use run::Clock;
 
 /// Compiled programs that are kept.
 const CACHED: usize = 64;
@@ -80,7 +85,7 @@ impl Kernels {
         scalars: &[f32],
     ) -> Result<Vec<f64>> {
         program.check_measure(inputs, scalars)?;
-        Ok(self.run(device, program, inputs, scalars, None))
+        self.run(device, program, inputs, scalars, None)
     }
 
     /// Runs `program` into a tensor of another dtype. The call has been checked.
@@ -99,7 +104,7 @@ impl Kernels {
             saturate,
         };
         let target = Some((stored, result.bytes_mut()));
-        let measures = self.run(device, program, inputs, scalars, target);
+        let measures = self.run(device, program, inputs, scalars, target)?;
         Ok(Computed {
             tensor: result.freeze(),
             measures,
@@ -114,10 +119,10 @@ impl Kernels {
         inputs: &[&Tensor],
         scalars: &[f32],
         target: Option<(Stored, &mut [u8])>,
-    ) -> Vec<f64> {
+    ) -> Result<Vec<f64>> {
         if inputs[0].is_empty() {
             // Only sums have passed the check.
-            return vec![0.0; program.measures().len()];
+            return Ok(vec![0.0; program.measures().len()]);
         }
         let (rows, columns) = inputs[0].rows_columns();
         let (stored, bytes) = target.unzip();
@@ -133,12 +138,18 @@ impl Kernels {
                 inputs: dtypes,
                 stored,
             },
-        );
-        device.install(|| run::run(&plan, &self.engine, inputs, scalars, bytes))
+        )?;
+        let clock = Clock::new(deadline::until());
+        let measures =
+            device.install(|| run::run(&plan, &self.engine, &clock, inputs, scalars, bytes));
+        match clock.has_struck() {
+            true => Err(Error::Interrupted { op: "compute" }),
+            false => Ok(measures),
+        }
     }
 
-    /// The compiled program, from the cache if it is there.
-    fn plan(&self, program: &Program, form: Form) -> Arc<Plan> {
+    /// The compiled program, from the cache if it is there. A program that would need too much memory is refused.
+    fn plan(&self, program: &Program, form: Form) -> Result<Arc<Plan>> {
         // A panic elsewhere cannot leave the list half-written.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = cache
@@ -148,13 +159,14 @@ impl Kernels {
             let entry = cache.remove(at);
             let plan = entry.1.clone();
             cache.push(entry);
-            return plan;
+            return Ok(plan);
         }
         let plan = Arc::new(Plan::new(program, form));
+        Memory::of(&plan).check(&plan)?;
         if cache.len() == CACHED {
             cache.remove(0);
         }
         cache.push((program.clone(), plan.clone()));
-        plan
+        Ok(plan)
     }
 }

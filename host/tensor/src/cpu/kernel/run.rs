@@ -1,6 +1,10 @@
 //! Drives a plan over a tensor: sweeps one after another, pieces of a sweep in parallel, tiles of a piece in order.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use rayon::prelude::*;
 
@@ -49,6 +53,13 @@ impl Accumulators {
                 self.double.resize(count, [0.0; LANES]);
             }
         }
+    }
+
+    /// Bytes that they take.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.single.capacity() * size_of::<[f32; LANES]>()
+            + self.double.capacity() * size_of::<[f64; LANES]>()
     }
 
     pub(super) fn base(&mut self, statistic: Statistic) -> *mut u8 {
@@ -166,10 +177,45 @@ fn whole_values(plan: &Plan, globals: &Globals, scalars: &[f32]) -> Vec<Option<f
     values
 }
 
-/// Runs `plan` over `inputs`, into `output` where the plan stores its result. Returns the measures.
+/// Ends a run whose time is up.
+pub(super) struct Clock {
+    until: Option<Instant>,
+    struck: AtomicBool,
+}
+
+impl Clock {
+    /// A clock that strikes at `until`, or never.
+    pub(super) fn new(until: Option<Instant>) -> Self {
+        Self {
+            until,
+            struck: AtomicBool::new(false),
+        }
+    }
+
+    /// Looks at the time: whether the run is to end.
+    pub(super) fn strikes(&self) -> bool {
+        let Some(until) = self.until else {
+            return false;
+        };
+        let late = self.has_struck() || Instant::now() >= until;
+        if late {
+            self.struck.store(true, Ordering::Relaxed);
+        }
+        late
+    }
+
+    /// Whether it has been seen to strike, so that the run was cut short.
+    pub(super) fn has_struck(&self) -> bool {
+        self.struck.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `plan` over `inputs`, into `output` where the plan stores its result. Returns the measures. Neither is of any use if
+/// `clock` strikes.
 pub(super) fn run(
     plan: &Plan,
     engine: &Engine,
+    clock: &Clock,
     inputs: &[&Tensor],
     scalars: &[f32],
     mut output: Option<&mut [u8]>,
@@ -185,6 +231,7 @@ pub(super) fn run(
             plan,
             sweep,
             engine,
+            clock,
             inputs,
             whole: &whole,
             globals,
@@ -200,6 +247,9 @@ pub(super) fn run(
                 |worker, (piece, bytes)| worker.piece(&context, piece, bytes),
             )
             .collect();
+        if clock.has_struck() {
+            break;
+        }
         results.join(plan, sweep, &partial);
     }
     results.measures
@@ -228,6 +278,7 @@ pub(super) struct Context<'a> {
     pub plan: &'a Plan,
     pub sweep: &'a Sweep,
     pub engine: &'a Engine,
+    pub clock: &'a Clock,
     pub inputs: &'a [&'a Tensor],
     pub whole: &'a [Option<f32>],
     pub globals: &'a Globals,

@@ -6,13 +6,16 @@ use super::{
     graph::Extent,
     lanes::LANES,
     machine::{BLOCK, Lanewise, Place, Tile},
-    plan::{GroupRoutine, Phase, PlaceKind},
+    plan::{GroupRoutine, Phase, PlaceKind, Plan},
     run::{Accumulators, Context, Partial, neutral},
 };
 use crate::{DType, buffer::Buffer, program::Statistic};
 
 /// Bytes of a vector of f32.
 const VECTOR: usize = LANES * size_of::<f32>();
+/// Tiles between two looks at the clock: a look takes as long as a small part of a tile, 32 tiles of the longest program
+/// some milliseconds.
+const TILES_PER_LOOK: usize = 32;
 
 /// Bytes from which on a result goes past the caches: it would not stay there anyway, and a cache line that is written
 /// whole need not be read first, which is a third of the traffic.
@@ -49,29 +52,11 @@ impl Worker {
         let mut places = Vec::new();
         let mut dtypes = Vec::new();
         for &kind in &sweep.places {
-            let mut dtype = DType::F32;
-            let block = BLOCK * VECTOR;
-            let number = size_of::<f32>();
-            let (bytes, advance) = match kind {
-                PlaceKind::Input(index) => {
-                    dtype = plan.form.inputs[usize::from(index)];
-                    (vectors * LANES * dtype.size(), LANES * dtype.size())
-                }
-                PlaceKind::Output => {
-                    dtype = plan.form.stored.map_or(DType::F32, |stored| stored.dtype);
-                    (vectors * LANES * dtype.size(), LANES * dtype.size())
-                }
-                PlaceKind::Block => (block, 0),
-                PlaceKind::Elements(_) => (vectors * VECTOR, VECTOR),
-                PlaceKind::Groups(id) => {
-                    let class = plan.class_of(id);
-                    let groups = class.map_or(0, |class| plan.geometry.most_groups(class));
-                    (groups.next_multiple_of(BLOCK * LANES) * number, VECTOR)
-                }
-                PlaceKind::Numbers(_) | PlaceKind::Reciprocals(_) => (vectors * number, number),
-                PlaceKind::Whole(_) | PlaceKind::WholeReciprocal(_) => (BLOCK * number, 0),
-                PlaceKind::Columns(_) => (0, 0),
-            };
+            let Layout {
+                dtype,
+                bytes,
+                advance,
+            } = layout(plan, kind);
             let mut buffer = Buffer::zeroed(bytes);
             let mut base = buffer.as_mut().as_mut_ptr();
             match kind {
@@ -109,6 +94,25 @@ impl Worker {
         }
     }
 
+    /// Bytes of all its memory.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let of_map = self.map.valid.capacity()
+            + self.map.columns.capacity() * size_of::<u32>()
+            + self.map.segments.capacity() * size_of::<(usize, usize, usize)>()
+            + self
+                .map
+                .group_of
+                .iter()
+                .map(|groups| groups.capacity() * size_of::<u32>())
+                .sum::<usize>();
+        let accumulators = self.accumulators.iter();
+        self.memory.iter().map(Buffer::len).sum::<usize>()
+            + accumulators.map(Accumulators::bytes).sum::<usize>()
+            + self.zeros.capacity() * size_of::<u32>()
+            + of_map
+    }
+
     /// Runs the sweep over the tiles of a piece, whose bytes of the result are `output` where the sweep stores it. Returns
     /// the accumulators of reductions that go on in other pieces.
     pub(super) fn piece(
@@ -135,6 +139,9 @@ impl Worker {
         }
         let mut streamed = false;
         for tile in geometry.piece(piece) {
+            if tile.is_multiple_of(TILES_PER_LOOK) && context.clock.strikes() {
+                break;
+            }
             geometry.map(tile, &mut self.map);
             self.stage(context);
             if let (Some(output), Some(stored)) = (output.as_deref_mut(), context.plan.form.stored)
@@ -410,6 +417,46 @@ impl Worker {
         // themselves only where the tile fills whole blocks; maps cover whole blocks; accumulators exist for every group of
         // the map. The planner names places by kind, so each step finds the layout that it expects.
         unsafe { context.engine.run(steps, &tile) }
+    }
+}
+
+/// How the memory behind a place is laid out.
+pub(super) struct Layout {
+    /// Dtype of its elements.
+    pub dtype: DType,
+    /// Its size.
+    pub bytes: usize,
+    /// Bytes from one vector to the next.
+    pub advance: usize,
+}
+
+/// The layout of a place of `kind`, large enough for the longest tile.
+pub(super) fn layout(plan: &Plan, kind: PlaceKind) -> Layout {
+    let vectors = plan.geometry.most_vectors();
+    let number = size_of::<f32>();
+    let of = |bytes, advance| Layout {
+        dtype: DType::F32,
+        bytes,
+        advance,
+    };
+    let staging = |dtype: DType| Layout {
+        dtype,
+        bytes: vectors * LANES * dtype.size(),
+        advance: LANES * dtype.size(),
+    };
+    match kind {
+        PlaceKind::Input(index) => staging(plan.form.inputs[usize::from(index)]),
+        PlaceKind::Output => staging(plan.form.stored.map_or(DType::F32, |stored| stored.dtype)),
+        PlaceKind::Block => of(BLOCK * VECTOR, 0),
+        PlaceKind::Elements(_) => of(vectors * VECTOR, VECTOR),
+        PlaceKind::Groups(id) => {
+            let class = plan.class_of(id);
+            let groups = class.map_or(0, |class| plan.geometry.most_groups(class));
+            of(groups.next_multiple_of(BLOCK * LANES) * number, VECTOR)
+        }
+        PlaceKind::Numbers(_) | PlaceKind::Reciprocals(_) => of(vectors * number, number),
+        PlaceKind::Whole(_) | PlaceKind::WholeReciprocal(_) => of(BLOCK * number, 0),
+        PlaceKind::Columns(_) => of(0, 0),
     }
 }
 
