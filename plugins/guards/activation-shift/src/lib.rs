@@ -6,17 +6,20 @@
 //!
 //! | effect | what | marked beyond | damaged beyond |
 //! |---|---|---|---|
-//! | `alpha` | `|ln α|`, `α = √(v_base/v_subj)`, `v` the mean variance of features | 0.09 | 0.25 |
-//! | `singular` | `|ln s_subj/s_base|` of the leading singular value of the centred outputs | 0.1 | 0.35 |
-//! | `effective_rank` | `|ln|` of the ratio of effective ranks | 0.2 | 0.7 (half) |
-//! | `mean_shift` | `‖µ_s − µ_b‖²` over the baseline's total variance | 0.05 | 0.5 |
-//! | `feature_spread` | median over features of `|ln v_s/v_b|` | 0.2 | 1 |
+//! | `alpha` | `|ln α|`, `α = √(v_base/v_subj)`, `v` the mean variance of features | 0.09 | 1 |
+//! | `singular` | `|ln s_subj/s_base|` of the leading singular value of the centred outputs | 0.1 | 1 |
+//! | `effective_rank` | `|ln|` of the ratio of effective ranks | 0.2 | 1 |
+//! | `mean_shift` | `‖µ_s − µ_b‖²` over the baseline's total variance | 0.05 | 0.25 |
+//! | `feature_spread` | median over features of `|ln v_s/v_b|` | 0.2 | 2 |
 //!
 //! Why these: a projection scaled by 1.12 or 0.90 gives `|ln α|` 0.113 or 0.105 at its own output and exactly 0 before it, so
-//! such a fault is marked; scaling by 1.4 (0.34) is damage. Rounding noise of relative size `r` adds about `r²/2` to `ln α`
-//! (0.005 for four bits), far below. A change that multiplies what a module passes on by more than e^0.25 is of the size of
-//! what normalisation layers remove between blocks of a deep model. Harm done is measured by `distribution-shift`;
-//! this guard tells where it begins: `details.first_changed`.
+//! such a fault is marked. Damage cannot begin there: in the demo, whose channels differ by powers of two, the clean
+//! edits reach 0.02 (8-bit floats, pruning a tenth), 0.38 (4 bits) and 0.69 (one layer truncated to rank 32) at the module
+//! that moved most, with shifts of means up to 0.02 and feature spreads up to 1.3, and cost next to nothing. Pruning half of
+//! all weights reaches 1.02 (spread 2.1), a collapsed rank 1.7, truncation everywhere 2.2, a scale explosion 4.7 (shift of
+//! means 778). Between them, faults of moderate size (a block scaled by 1.5, 0.41) look like clean edits to any one
+//! module's statistics and are marked. Harm done is measured by `distribution-shift`; this guard tells where it begins:
+//! `details.first_changed`.
 //!
 //! A finding `changed` (status pass) counts the modules that moved more than rounding noise moves them: by a null fitted to
 //! perturbations of this model, or, without one, beyond the deadband (0.02 in logarithms, the reference's for α; a
@@ -48,11 +51,11 @@ const ID: &str = "activation-shift";
 
 /// Default limits; the module's text says why.
 const LIMITS: [(&str, Limit); 5] = [
-    ("alpha", Limit::new(Some(0.09), Some(0.25))),
-    ("singular", Limit::new(Some(0.1), Some(0.35))),
-    ("effective_rank", Limit::new(Some(0.2), Some(0.7))),
-    ("mean_shift", Limit::new(Some(0.05), Some(0.5))),
-    ("feature_spread", Limit::new(Some(0.2), Some(1.0))),
+    ("alpha", Limit::new(Some(0.09), Some(1.0))),
+    ("singular", Limit::new(Some(0.1), Some(1.0))),
+    ("effective_rank", Limit::new(Some(0.2), Some(1.0))),
+    ("mean_shift", Limit::new(Some(0.05), Some(0.25))),
+    ("feature_spread", Limit::new(Some(0.2), Some(2.0))),
 ];
 
 /// What the null is about, in the order of [`Change::statistics`]. Sizes enter as logarithms, which are closer to normal.

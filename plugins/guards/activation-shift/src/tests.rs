@@ -151,9 +151,14 @@ fn scales_of_one_module() {
     let model = model(12);
     for (factor, status, codes) in [
         (
-            1.5,
+            3.0,
             Status::Fail,
-            vec!["damaged", "damaged", "marked", "changed"],
+            vec!["damaged", "damaged", "damaged", "changed"],
+        ),
+        (
+            1.5,
+            Status::Warn,
+            vec!["marked", "marked", "marked", "changed"],
         ),
         (
             1.12,

@@ -201,17 +201,17 @@ impl Outcome {
         self.findings.push((status, finding));
     }
 
-    /// The status, and the findings with the gravest first, otherwise in the order in which they came.
-    pub fn finish(mut self) -> (Status, Vec<Finding>) {
-        self.findings
-            .sort_by_key(|(status, _)| std::cmp::Reverse(*status));
-        let more = self.findings.len().saturating_sub(MOST_FINDINGS);
-        let mut findings: Vec<Finding> = self
+    /// The status, and the findings with the gravest first, otherwise in the order in which they came. Many of them are cut
+    /// short; what was merely noted (status pass) is always kept.
+    pub fn finish(self) -> (Status, Vec<Finding>) {
+        let (noted, mut grave): (Vec<_>, Vec<_>) = self
             .findings
             .into_iter()
-            .take(MOST_FINDINGS)
-            .map(|(_, finding)| finding)
-            .collect();
+            .partition(|(status, _)| *status == Status::Pass);
+        grave.sort_by_key(|(status, _)| std::cmp::Reverse(*status));
+        let more = grave.len().saturating_sub(MOST_FINDINGS);
+        grave.truncate(MOST_FINDINGS);
+        let mut findings: Vec<Finding> = grave.into_iter().map(|(_, finding)| finding).collect();
         if more > 0 {
             findings.push(Finding {
                 scope: "model".to_owned(),
@@ -223,6 +223,7 @@ impl Outcome {
                 limit: None,
             });
         }
+        findings.extend(noted.into_iter().map(|(_, finding)| finding));
         (self.status, findings)
     }
 }

@@ -182,10 +182,12 @@ fn outcomes_list_the_gravest_first_and_stay_short() {
     for index in 0..50 {
         outcome.note(Status::Warn, &format!("m{index}"), "marked", String::new());
     }
+    outcome.note(Status::Pass, "all", "changed", String::new());
     outcome.note(Status::Fail, "last", "damaged", String::new());
     let (status, findings) = outcome.finish();
     assert_eq!(status, Status::Fail);
-    assert_eq!(findings.len(), 41);
+    assert_eq!(findings.len(), 42);
+    assert_eq!(findings[41].code, "changed");
     assert_eq!(findings[0].scope, "last");
     assert_eq!(
         (findings[40].code.as_str(), findings[40].value),
