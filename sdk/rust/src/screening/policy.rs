@@ -12,8 +12,10 @@ use crate::{Failure, Finding, Result, Status, Table};
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// The expected share of false findings among findings `changed`, with a calibration.
+    #[serde(skip_serializing_if = "is_default_rate")]
     pub false_discovery_rate: f64,
     /// Limits of effects, over the guard's defaults; an effect that is named here has only the bounds that are written.
+    #[serde(skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
     /// Perturbation runs that a calibration must have; at least three when there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,10 +25,18 @@ pub struct Policy {
     pub calibration: Option<Nulls>,
 }
 
+/// The usual rate.
+const DEFAULT_RATE: f64 = 0.05;
+
+/// A policy is written without what it need not say, so that an uncalibrated one leaves no trace in a preset.
+fn is_default_rate(rate: &f64) -> bool {
+    *rate == DEFAULT_RATE
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            false_discovery_rate: 0.05,
+            false_discovery_rate: DEFAULT_RATE,
             limits: Limits::new(),
             runs: None,
             calibration: None,

@@ -111,6 +111,15 @@ fn nulls_travel_in_policies() {
 }
 
 #[test]
+fn a_default_policy_says_nothing() {
+    assert_eq!(serde_json::to_string(&Policy::default()).unwrap(), "{}");
+    assert_eq!(
+        serde_json::from_str::<Policy>("{}").unwrap(),
+        Policy::default()
+    );
+}
+
+#[test]
 fn places_that_the_null_does_not_know_are_named_and_nan_is_not_normal() {
     let mut rng = Pcg64::new(2);
     let truth = truth(&mut rng, 10);
