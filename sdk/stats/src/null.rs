@@ -47,13 +47,13 @@ impl Place {
         (value - self.centre) / self.spread
     }
 
-    /// The chance of a value as far out as this one, when nothing is wrong.
+    /// The chance of a value as far out as this one, when nothing is wrong. NaN of NaN.
     #[must_use]
     pub fn p_value(&self, value: f64, degrees: f64, side: Side) -> f64 {
         let score = self.score(value);
         match side {
             Side::Upper => upper_tail(score, degrees),
-            Side::Both => (2.0 * upper_tail(score.abs(), degrees)).min(1.0),
+            Side::Both => 2.0 * upper_tail(score.abs(), degrees),
         }
     }
 }
@@ -294,6 +294,8 @@ mod tests {
         let upper = place.p_value(4.0, 2.0, Side::Upper);
         assert!((place.p_value(0.0, 2.0, Side::Both) - 2.0 * upper).abs() < 1e-15);
         assert!(place.p_value(0.0, 2.0, Side::Upper) > 0.5);
+        assert!(place.p_value(f64::NAN, 2.0, Side::Both).is_nan());
+        assert_eq!(place.p_value(2.0, 2.0, Side::Both), 1.0);
     }
 
     #[test]

@@ -26,7 +26,8 @@
 //! Not seen: what these windows do not exercise, and changes within the spread of features that keep means and variances.
 //!
 //! Quantities: `activation.moments`, `activation.singular`, `activation.shift` of every module; `window.ids`,
-//! `structure.digest`. A module without `activation.shift` must be the baseline's to the last bit.
+//! `structure.digest`. A module without `activation.shift` must be the baseline's to the last bit; else it cannot be compared,
+//! which is a failure of its own.
 
 mod modules;
 #[cfg(test)]
@@ -111,6 +112,11 @@ impl Guard for ActivationShift {
                 "the module has no output in the subject".to_owned(),
             );
         }
+        for name in &compared.incomparable {
+            let message = "the output differs from the baseline's, but no shift could be measured: it has other features, or \
+                           the table is not whole";
+            outcome.note(Status::Fail, name, "not_comparable", message.to_owned());
+        }
         let mut changed: Vec<&str> = Vec::new();
         for (name, change) in &compared.changes {
             judge_change(name, change, &limits, &mut outcome);
@@ -137,6 +143,7 @@ impl Guard for ActivationShift {
             "modules_changed": changed.len(),
             "modules_beyond_deadband": compared.changes.values().filter(|c| c.beyond_deadband()).count(),
             "missing": compared.missing,
+            "not_comparable": compared.incomparable,
             "first_changed": first(&changed),
             "most_changed": most(&compared.changes, significance.as_ref(), &changed),
         });

@@ -332,10 +332,6 @@ fn broken_tables() {
         )
     };
     assert!(
-        without("activation.shift")
-            .contains("`activation.shift` at `model.layers.0.mlp.m2` is missing")
-    );
-    assert!(
         without("activation.singular").contains("`activation.singular` at `model.layers.0.mlp.m2`")
     );
     assert!(without("window.ids").contains("different windows"));
@@ -350,6 +346,17 @@ fn broken_tables() {
     assert!(error.contains("at least 4 numbers"), "{error}");
     let empty = Table::new(rows(&model(0), "s"));
     assert!(refusal(&Policy::default(), &empty, &empty).contains("no activation rows"));
+}
+
+#[test]
+fn modules_that_cannot_be_compared_do_not_pass() {
+    let baseline = model(4);
+    let mut subject = scaled(&baseline, 2, 1.05);
+    subject.get_mut(&name(2)).unwrap().shift = None;
+    let verdict = judge(&Policy::default(), &baseline, &subject);
+    assert_eq!(verdict.status, Status::Fail);
+    assert_eq!(verdict.findings[0].code, "not_comparable");
+    assert_eq!(verdict.details["not_comparable"], json!([name(2)]));
 }
 
 #[test]

@@ -49,7 +49,7 @@ use packhost_sdk::{
     About, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
     export_guard,
 };
-use windows::{Estimate, Shift};
+use windows::{Estimate, Reading, Shift};
 
 const ID: &str = "distribution-shift";
 
@@ -117,13 +117,24 @@ impl Guard for DistributionShift {
     fn judge(policy: &Policy, baseline: &Table, subject: &Table) -> Result<Step> {
         let limits = policy.check(&LIMITS)?;
         let mut outcome = Outcome::default();
-        let Some(shift) = Shift::read(baseline, subject)? else {
-            policy.significance(ID, &STATISTICS, baseline, &Observed::new(), 1)?;
-            return Ok(Step::Verdict(Verdict {
-                status: Status::Pass,
-                findings: Vec::new(),
-                details: head(policy, &limits, None, true),
-            }));
+        let shift = match Shift::read(baseline, subject)? {
+            Reading::Moved(shift) => shift,
+            reading => {
+                // A calibration of another model is refused here too.
+                policy.significance(ID, &STATISTICS, baseline, &Observed::new(), 1)?;
+                if let Reading::Incomparable(arm) = reading {
+                    let message = "losses differ from the baseline's, but no divergence could be measured: the models predict \
+                                   different vocabularies, or the table is not whole";
+                    outcome.note(Status::Fail, arm, "not_comparable", message.to_owned());
+                }
+                let same = matches!(reading, Reading::Same);
+                let (status, findings) = outcome.finish();
+                return Ok(Step::Verdict(Verdict {
+                    status,
+                    findings,
+                    details: head(policy, &limits, None, same),
+                }));
+            }
         };
         let observed = observed(&shift);
         let significance = policy.significance(ID, &STATISTICS, baseline, &observed, 1)?;
@@ -197,14 +208,14 @@ impl Guard for DistributionShift {
             .perturbations
             .iter()
             .map(|(baseline, run)| {
-                let shift = Shift::read(baseline, run)?;
-                let shift = shift.filter(|shift| shift.not_finite == 0 && shift.divergence.is_some());
-                let shift = shift.ok_or_else(|| {
-                    Failure::failed(format!(
+                match Shift::read(baseline, run)? {
+                    Reading::Moved(shift) if shift.not_finite == 0 && shift.divergence.is_some() => {
+                        Ok(observed(&shift))
+                    }
+                    _ => Err(Failure::failed(format!(
                         "guard {ID}: a perturbation run has no finite divergence from its baseline; it was not perturbed or is broken"
-                    ))
-                })?;
-                Ok(observed(&shift))
+                    ))),
+                }
             })
             .collect::<Result<Vec<Observed>>>()?;
         fitted.calibration = Some(

@@ -117,16 +117,27 @@ impl<'a> Arm<'a> {
     }
 }
 
+/// What two tables say about predictions.
+pub enum Reading {
+    /// The subject is the baseline: no divergence rows, and the same losses to the last bit.
+    Same,
+    /// Losses differ, but there are no divergences of this arm: the models predict different vocabularies, or the table was
+    /// not measured whole. Neither is known to be harmless.
+    Incomparable(&'static str),
+    /// The subject is another model.
+    Moved(Box<Shift>),
+}
+
 impl Shift {
-    /// None when the subject is the baseline: no divergence rows, and the same losses to the last bit.
-    pub fn read(baseline: &Table, subject: &Table) -> Result<Option<Self>> {
+    /// Reads both tables.
+    pub fn read(baseline: &Table, subject: &Table) -> Result<Reading> {
         if !same_windows(baseline, subject) {
             return Err(Failure::failed(
                 "baseline and subject were measured on different windows; measure both on the same",
             ));
         }
-        if is_baseline(baseline, subject)? {
-            return Ok(None);
+        if let Some(reading) = without_divergence(baseline, subject)? {
+            return Ok(reading);
         }
         let mut shift = Self {
             count: 0,
@@ -190,7 +201,7 @@ impl Shift {
             let value = subject.number("model", quantity)?;
             *slot = value.is_finite().then_some(value);
         }
-        Ok(Some(shift))
+        Ok(Reading::Moved(Box::new(shift)))
     }
 
     pub fn per_token_details(&self) -> Json {
@@ -208,21 +219,19 @@ impl Shift {
     }
 }
 
-/// A subject without divergence rows is the baseline itself, which its losses must bear out.
-fn is_baseline(baseline: &Table, subject: &Table) -> Result<bool> {
+/// The reading of a subject without divergence rows; none when it has them.
+fn without_divergence(baseline: &Table, subject: &Table) -> Result<Option<Reading>> {
     if ARMS
         .iter()
         .any(|arm| subject.get(arm, "window.kl").is_some())
     {
-        return Ok(false);
+        return Ok(None);
     }
     for arm in ARMS {
         let losses = |table: &Table| Ok(Value::Vector(table.vector(arm, "window.loss")?.to_vec()));
         if !same_bits(&losses(baseline)?, &losses(subject)?) {
-            return Err(Failure::failed(format!(
-                "measurement table of the subject: `window.kl` at `{arm}` is missing although its losses differ from the baseline's"
-            )));
+            return Ok(Some(Reading::Incomparable(arm)));
         }
     }
-    Ok(true)
+    Ok(Some(Reading::Same))
 }
