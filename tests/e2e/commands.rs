@@ -225,7 +225,7 @@ fn plugin_inspect() {
     assert_snapshot!(bench.says("plugin inspect quant-rtm --plugins [REPO]/plugins"), @r"
     exit: 13
     ----- stderr -----
-    error: there is no plugin `quant-rtm`; there are collapse-faults, fp8, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt, rmt-faults, spectral, spectral-faults, structural-faults, variance, variance-faults
+    error: there is no plugin `quant-rtm`; there are activation-shift, collapse-faults, distribution-shift, fp8, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt, rmt-faults, spectral, spectral-faults, structural-faults, variance, variance-faults, weight-shift
     ");
 }
 

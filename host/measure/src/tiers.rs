@@ -344,6 +344,10 @@ fn merge(target: &mut Value, source: &Value) {
     }
 }
 
+/// Sections that no tier sets: policies of guards of our own, whose limits do not depend on the tier. These guards refuse
+/// unknown keys themselves, and what a calibration adds is a section like any other.
+const OURS: [&str; 3] = ["weight_shift", "distribution_shift", "activation_shift"];
+
 /// Refuse what would silently have no effect: unknown sections and keys. Families are free names.
 fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
     let Some(overrides) = overrides.as_object() else {
@@ -355,12 +359,16 @@ fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
                 "override `{section}` must be an object"
             )));
         };
+        if OURS.contains(&section.as_str()) {
+            continue;
+        }
         let known: Vec<&str> = match sections[section].as_object() {
             Some(known) => known.keys().map(String::as_str).collect(),
             None if section == "primary_metric" => METRIC_KEYS.to_vec(),
             None => {
                 return Err(Error::Policy(format!(
-                    "override of unknown section `{section}`; there are metrics, primary_metric, invariants, spectral, rmt and variance"
+                    "override of unknown section `{section}`; there are metrics, primary_metric, invariants, spectral, rmt, variance, {}",
+                    OURS.join(", ")
                 )));
             }
         };

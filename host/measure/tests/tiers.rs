@@ -179,3 +179,23 @@ fn coverage_is_demanded_in_ci_and_release() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("final windows 219, required 220"), "{error}");
 }
+
+#[test]
+fn sections_of_our_own_guards_are_handed_on() {
+    let overrides = json!({"weight_shift": {"limits": {"sparsity": {"fail": 0.5}}}});
+    let inputs = PolicyInputs {
+        overrides: Some(&overrides),
+        ..PolicyInputs::default()
+    };
+    let policies = Policies::resolve(&inputs).unwrap();
+    let options = MetricOptions {
+        seed: 42,
+        replicates: 100,
+        alpha: 0.05,
+    };
+    let policy = |id| policies.for_guard(id, &options);
+    assert_eq!(policy("weight-shift"), overrides["weight_shift"]);
+    assert_eq!(policy("activation-shift"), json!({}));
+    let path = "weight_shift.limits.sparsity.fail".to_owned();
+    assert!(policies.overridden().contains(&path));
+}

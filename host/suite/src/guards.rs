@@ -23,7 +23,14 @@ pub const ORDER: [&str; 5] = [
 ];
 
 /// Guards that judge only when they are named: this host does not measure yet what they ask for.
-const WAITING: [&str; 3] = ["spectral", "rmt", "variance"];
+const WAITING: [&str; 6] = [
+    "spectral",
+    "rmt",
+    "variance",
+    "weight-shift",
+    "distribution-shift",
+    "activation-shift",
+];
 
 /// Without this guard there is no metric and no report.
 const REQUIRED: &str = "primary-metric";

@@ -47,6 +47,7 @@ pub mod params;
 mod plugin;
 mod round;
 pub mod scope;
+pub mod screening;
 mod table;
 mod tensor;
 mod types;

@@ -8,7 +8,9 @@
 pub mod bootstrap;
 pub mod drift;
 pub mod normal;
+pub mod null;
 pub mod quantile;
 pub mod rng;
+pub mod student;
 pub mod summary;
 pub mod testing;

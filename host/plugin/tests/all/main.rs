@@ -13,4 +13,5 @@ mod guards;
 mod guest;
 mod load;
 mod registry;
+mod shifts;
 mod wasi;

@@ -1,0 +1,301 @@
+//! Weight shift: how far each tensor moved from the same tensor of the baseline.
+//!
+//! The parity guard `spectral` holds a matrix against its peers in other layers; a tensor that is usual among its peers
+//! after a change stays unseen there. This guard holds it against itself:
+//!
+//! | effect | what | marked beyond | damaged beyond |
+//! |---|---|---|---|
+//! | `relative_change` | `‖W_s − W_b‖_F / ‖W_b‖_F` | 0.25 | 1 |
+//! | `top_singular_value` | `|ln σ_s/σ_b|`, as far as it lies outside both estimates' error bounds | 0.015 | 0.1 |
+//! | `stable_rank` | `|ln r_s/r_b|` with `r = ‖W‖_F²/σ²` | 0.35 | 2.77 (a factor of 16) |
+//! | `subspace_turn` | one less the overlap of the leading right subspaces | 0.25 | 0.75 |
+//! | `sparsity` | rise of the share of zeros | 0.3 | 0.9 |
+//!
+//! Why these: rounding is noise without a direction, so it hardly moves leading singular values. On the reference's model
+//! 8 bits move `ln σ` by up to 0.0004 and 8-bit floats by up to 0.004, pruning half of all weights by 0.05 to 0.07, while a
+//! layer scaled by 1.02 moves it by 0.0198 and one by 1.12 by 0.113. Four bits in groups change a tensor by about a
+//! tenth of its norm; beyond the norm itself nothing is left of it. A truncation to rank 32 lowers the stable rank of a
+//! wide matrix by up to ten times and is a clean edit in the catalogue. Random noise of a hundredth of the norm is neither
+//! more nor less harmful than rounding of that size, and no weight statistic tells them apart: it is `changed`, and
+//! `distribution-shift` tells what it costs.
+//!
+//! A finding `changed` (status pass) says that tensors moved more than rounding of the stored dtype explains: by a null
+//! fitted to perturbations of this model, or, without one, by more than one unit in the last place of every element
+//! could do (relative change over 2^-7 for BF16); that bound cannot be passed by rounding at all. Dead rows or columns (one
+//! head zeroed), another dtype, other tying, tensors added are marked; tensors missing or of another shape are damage.
+//!
+//! Not seen: rescalings that leave the function as it was (they are reported as what they are), and damage in a
+//! direction that weighs little in the norm but much in the function.
+//!
+//! Quantities: `weight.shift` and `weight.overlap` of changed tensors; `weight.singular`, `weight.frobenius_sq`,
+//! `weight.zeros`, `weight.row_norms`, `weight.column_norms`; `tensor.shape`, `tensor.dtype`, `tying`, `structure.digest`.
+//! A tensor without `weight.shift` is unchanged and costs nothing.
+
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use packhost_sdk::json::{Value as Json, json};
+use packhost_sdk::screening::{
+    Limit, Limits, Nulls, Observed, Outcome, Policy, Runs, Side, Significance, Statistic, number,
+};
+use packhost_sdk::{
+    About, Failure, Finding, Guard, ModelInfo, Request, Result, Status, Step, Table, Verdict,
+    export_guard,
+};
+use std::collections::BTreeMap;
+use tensors::{Change, Models, Structure};
+
+const ID: &str = "weight-shift";
+
+const QUANTITIES: [&str; 9] = [
+    "tensor.shape",
+    "tensor.dtype",
+    "weight.shift",
+    "weight.overlap",
+    "weight.singular",
+    "weight.frobenius_sq",
+    "weight.zeros",
+    "weight.row_norms",
+    "weight.column_norms",
+];
+
+/// Default limits; the module's text says why.
+const LIMITS: [(&str, Limit); 5] = [
+    ("relative_change", Limit::new(Some(0.25), Some(1.0))),
+    ("top_singular_value", Limit::new(Some(0.015), Some(0.1))),
+    ("stable_rank", Limit::new(Some(0.35), Some(2.77))),
+    ("subspace_turn", Limit::new(Some(0.25), Some(0.75))),
+    ("sparsity", Limit::new(Some(0.3), Some(0.9))),
+];
+
+/// What the null is about, in the order of [`Change::statistics`]. Sizes enter as logarithms, which are closer to normal.
+const STATISTICS: [Statistic; 4] = [
+    statistic("log_relative_change", Side::Upper, 1e-3),
+    statistic("log_top_singular_value", Side::Both, 1e-5),
+    statistic("log_stable_rank", Side::Both, 1e-5),
+    statistic("log_subspace_turn", Side::Upper, 1e-2),
+];
+
+const fn statistic(name: &'static str, side: Side, resolution: f64) -> Statistic {
+    Statistic {
+        name,
+        side,
+        resolution,
+    }
+}
+
+struct WeightShift;
+
+impl Guard for WeightShift {
+    const ABOUT: About = About {
+        id: ID,
+        version: env!("CARGO_PKG_VERSION"),
+        title: "How far each weight tensor moved from the baseline",
+    };
+    type Policy = Policy;
+
+    fn plan(policy: &Policy, _model: &ModelInfo) -> Result<Vec<Request>> {
+        policy.check(&LIMITS)?;
+        let tensors = QUANTITIES.map(|quantity| Request::new(quantity, "*"));
+        let model = ["tying", "structure.digest"].map(|quantity| Request::new(quantity, "model"));
+        Ok(tensors.into_iter().chain(model).collect())
+    }
+
+    fn judge(policy: &Policy, baseline: &Table, subject: &Table) -> Result<Step> {
+        let limits = policy.check(&LIMITS)?;
+        let models = Models::read(baseline, subject)?;
+        let changes = models.changes()?;
+        let observed = observed(&changes);
+        let tests = models.tensors();
+        let significance = policy.significance(ID, &STATISTICS, baseline, &observed, tests)?;
+        let mut outcome = Outcome::default();
+        let structure = models.structure()?;
+        judge_structure(&structure, &mut outcome);
+        let mut changed: Vec<&str> = Vec::new();
+        for (name, change) in &changes {
+            judge_change(name, change, &limits, &mut outcome);
+            if is_changed(name, change, significance.as_ref()) {
+                changed.push(name);
+            }
+        }
+        if let Some(finding) = summary(&changed, &changes, tests) {
+            outcome.push(Status::Pass, finding);
+        }
+        let details = details(policy, &limits, &changes, significance.as_ref(), &changed);
+        let details = merged(details, &structure, tests);
+        let (status, findings) = outcome.finish();
+        Ok(Step::Verdict(Verdict {
+            status,
+            findings,
+            details,
+        }))
+    }
+
+    /// What rounding noise at the level of the stored dtype does to this model's tensors.
+    fn calibrate(policy: &Policy, runs: &[Table]) -> Result<Policy> {
+        policy.check(&LIMITS)?;
+        let runs = Runs::sort(ID, runs, policy.runs)?;
+        let mut fitted = policy.clone();
+        if runs.perturbations.is_empty() {
+            return Ok(fitted);
+        }
+        let seen = runs
+            .perturbations
+            .iter()
+            .map(|(baseline, run)| Ok(observed(&Models::read(baseline, run)?.changes()?)))
+            .collect::<Result<Vec<Observed>>>()?;
+        fitted.calibration = Some(
+            Nulls::fit(
+                &runs.structure,
+                &STATISTICS,
+                &seen,
+                policy.false_discovery_rate,
+            )
+            .map_err(|failure| Failure::failed(format!("guard {ID}: {}", failure.message())))?,
+        );
+        Ok(fitted)
+    }
+}
+
+export_guard!(WeightShift);
+
+type Changes<'a> = BTreeMap<&'a str, Change>;
+
+fn observed(changes: &Changes<'_>) -> Observed {
+    let rows = changes.iter();
+    rows.map(|(name, change)| ((*name).to_owned(), change.statistics().to_vec()))
+        .collect()
+}
+
+/// Whether a tensor moved more than rounding explains.
+fn is_changed(name: &str, change: &Change, significance: Option<&Significance>) -> bool {
+    match significance {
+        Some(known) if known.p_values.contains_key(name) => known.changed(name),
+        _ => change.exceeds_rounding(),
+    }
+}
+
+fn judge_structure(structure: &Structure<'_>, outcome: &mut Outcome) {
+    for (name, before, now) in &structure.reshaped {
+        let message = format!("the shape is {now:?}, it was {before:?}");
+        outcome.note(Status::Fail, name, "shape", message);
+    }
+    for name in &structure.missing {
+        outcome.note(
+            Status::Fail,
+            name,
+            "missing",
+            "the tensor is gone".to_owned(),
+        );
+    }
+    for name in &structure.added {
+        outcome.note(Status::Warn, name, "added", "the tensor is new".to_owned());
+    }
+    for (name, before, now) in &structure.dtypes {
+        let message = format!("stored as {now}, it was {before}");
+        outcome.note(Status::Warn, name, "dtype", message);
+    }
+    if let Some((before, now)) = structure.tying {
+        let message = format!("embedding and output head are {now}, they were {before}");
+        outcome.note(Status::Warn, "model", "tying", message);
+    }
+}
+
+fn judge_change(name: &str, change: &Change, limits: &Limits, outcome: &mut Outcome) {
+    if change.not_finite {
+        let message = "a statistic of the changed tensor is NaN or infinite".to_owned();
+        outcome.note(Status::Fail, name, "not_finite", message);
+    }
+    let mut effect = |effect: &str, size: Option<f64>, what: &dyn Fn(f64) -> String| {
+        if let Some(size) = size {
+            outcome.effect(limits, name, effect, size, &what(size));
+        }
+    };
+    effect("relative_change", Some(change.relative), &|size| {
+        format!("the tensor moved by {size:.4} of its norm")
+    });
+    effect(
+        "top_singular_value",
+        change.log_sigma.map(f64::abs),
+        &|_| {
+            let factor = packhost_sdk::stats::summary::exp(change.log_sigma.unwrap_or(0.0));
+            format!("the largest singular value moved by a factor of {factor:.4} or more")
+        },
+    );
+    effect("stable_rank", change.log_stable_rank.map(f64::abs), &|_| {
+        let factor = packhost_sdk::stats::summary::exp(change.log_stable_rank.unwrap_or(0.0));
+        format!("the stable rank moved by a factor of {factor:.4}")
+    });
+    effect("subspace_turn", change.turn, &|size| {
+        format!("{size:.4} of the leading subspace is new")
+    });
+    effect("sparsity", change.sparsity, &|size| {
+        format!("the share of zeros rose by {size:.4}")
+    });
+    for what in &change.dead {
+        let message = format!("a {what} became zero");
+        outcome.note(Status::Warn, name, "dead", message);
+    }
+}
+
+/// One finding for all tensors that changed, naming the one that moved most.
+fn summary(changed: &[&str], changes: &Changes<'_>, tests: usize) -> Option<Finding> {
+    let size = |name: &&&str| changes.get(**name).map_or(0.0, |change| change.relative);
+    let most = changed.iter().max_by(|a, b| size(a).total_cmp(&size(b)))?;
+    Some(Finding {
+        scope: (*most).to_owned(),
+        code: "changed".to_owned(),
+        message: format!(
+            "{} of {tests} tensors moved more than rounding explains, this one most: {:.6} of its norm",
+            changed.len(),
+            size(&most)
+        ),
+        value: Some(changed.len() as f64),
+        limit: None,
+    })
+}
+
+/// Most tensors that the details list, those that moved most.
+const LISTED: usize = 64;
+
+fn details(
+    policy: &Policy,
+    limits: &Limits,
+    changes: &Changes<'_>,
+    significance: Option<&Significance>,
+    changed: &[&str],
+) -> Json {
+    let mut order: Vec<(&&str, &Change)> = changes.iter().collect();
+    order.sort_by(|a, b| b.1.relative.total_cmp(&a.1.relative));
+    let listed: Vec<Json> = order
+        .iter()
+        .take(LISTED)
+        .map(|(name, change)| {
+            let mut row = change.details();
+            row["tensor"] = json!(name);
+            row["changed"] = json!(changed.contains(*name));
+            row["p_value"] = significance
+                .and_then(|known| known.p_values.get(**name))
+                .map_or(Json::Null, |p| number(*p));
+            row
+        })
+        .collect();
+    json!({
+        "calibrated": policy.calibration.is_some(),
+        "calibration": policy.details(),
+        "false_alarm_rate": policy.false_alarm_rate(),
+        "limits": limits,
+        "p_value_limit": significance.and_then(|known| known.threshold),
+        "not_in_calibration": significance.map_or(0, |known| known.unknown.len()),
+        "tensors_different": changes.len(),
+        "tensors_changed": changed.len(),
+        "most_changed": listed,
+    })
+}
+
+fn merged(mut details: Json, structure: &Structure<'_>, tests: usize) -> Json {
+    details["tensors"] = json!(tests);
+    details["structure"] = structure.details();
+    details
+}
