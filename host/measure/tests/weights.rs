@@ -66,6 +66,7 @@ fn no_windows() -> Windows {
         short: 0,
         duplicates: 0,
         reductions: Vec::new(),
+        pad: 0,
     }
 }
 
@@ -98,6 +99,7 @@ fn of_subject(base: &Table, subject: &Overlay, requests: &[Request]) -> Table {
         changed: &changed,
         reference: None,
         hidden: None,
+        moments: None,
     };
     table(subject, requests, Some(baseline), 2).unwrap()
 }
