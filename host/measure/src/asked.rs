@@ -27,7 +27,8 @@ fn names(request: &Request, scope: &str) -> bool {
         return true;
     }
     if let Some(role) = request.scope.strip_prefix("role:") {
-        return role_name(role_of_name(scope)) == role || role_name(role_of_name(&tensor(scope))) == role;
+        return role_name(role_of_name(scope)) == role
+            || role_name(role_of_name(&tensor(scope))) == role;
     }
     if let Some(layer) = request.scope.strip_prefix("layer:") {
         return layer.parse().ok() == layer_of_name(scope);

@@ -41,6 +41,8 @@ pub struct CompareRequest {
     pub guards: Vec<String>,
     /// Bootstrap replicates.
     pub replicates: usize,
+    /// Guards whose probe is run as well; the answers stand in the report.
+    pub probes: BTreeSet<String>,
 }
 
 /// What came out.
@@ -129,7 +131,7 @@ pub fn compare(
                 .sum(),
         },
         changed,
-        probes: BTreeSet::new(),
+        probes: request.probes.clone(),
     };
     let evaluation = evaluator.subject(&measured, &input, &policies, metric)?;
     let path = request.out.join("evaluation.report.json");

@@ -162,6 +162,8 @@ impl Evaluator<'_> {
         };
         let probed = self.guards.plan_probes(&plan, &model_info(subject.base))?;
         let mut requests = baseline.requests.clone();
+        let is_new = |request: &Request| !baseline.requests.contains(request);
+        let probed: Vec<Request> = probed.into_iter().filter(is_new).collect();
         requests.extend(probed.iter().cloned());
         requests.sort();
         requests.dedup();

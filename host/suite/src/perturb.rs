@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use packhost_model::{Checkpoint, Overlay, TensorMeta, Weights};
+use packhost_model::{Checkpoint, Overlay, TensorMeta};
 use packhost_tensor::{DType, Tensor};
 use rayon::prelude::*;
 

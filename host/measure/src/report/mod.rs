@@ -17,6 +17,7 @@ mod blocks;
 mod guards;
 mod structural;
 
+pub use guards::own as guard_entry;
 pub use structural::{StructuralFailure, run_id, structural_failure};
 
 use crate::dataset::Dataset;

@@ -2,7 +2,6 @@
 //! judging it against itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use packhost_measure::preset::{self, PresetInputs};
 use packhost_measure::report::EditIdentity;
@@ -18,7 +17,7 @@ use super::work::Work;
 use crate::evaluate::{MeasuredBaseline, SubjectInput};
 use crate::perturb::perturb;
 use crate::scenarios::{Generation, Scenario};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Fewest perturbations that guards of our own fit to.
 const FEWEST_PERTURBATIONS: u32 = 3;
@@ -225,50 +224,6 @@ impl Work<'_> {
         self.put(outputs, path, to_pretty(preset).as_bytes())?;
         let yaml = preset::to_yaml(preset);
         self.put(outputs, &paths::in_yaml(path), yaml.as_bytes())
-    }
-
-    /// The preset: none when a run neither calibrates nor was given one. A folder is searched for the model's file, JSON
-    /// before YAML.
-    ///
-    /// # Errors
-    /// It cannot be read, or it is another model's.
-    pub fn preset(&self, model: &ModelState) -> Result<Option<Value>> {
-        let name = paths::preset(&model.request.folder);
-        let path = match &self.request.preset {
-            Some(given) if given.is_dir() => {
-                let names = [name.clone(), paths::in_yaml(&name)];
-                let mut files = names
-                    .iter()
-                    .map(|name| given.join(Path::new(name).file_name().unwrap_or_default()));
-                let json = files.next().unwrap_or_default();
-                let yaml = files.next().filter(|path| path.is_file());
-                if json.is_file() {
-                    json
-                } else {
-                    yaml.unwrap_or(json)
-                }
-            }
-            Some(given) => given.clone(),
-            None if self.request.counts.calibration_runs == 0 => return Ok(None),
-            None => self.dir.path(&name),
-        };
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Error::io("read the preset", &path, error))?;
-        let refused = |message: String| Error::Preset {
-            path: path.clone(),
-            message,
-        };
-        let preset = preset::parse(&text).map_err(|error| refused(error.to_string()))?;
-        if let Some(other) = preset["model"]["id"]
-            .as_str()
-            .filter(|id| *id != model.request.id)
-        {
-            return Err(refused(format!(
-                "it was derived from the model `{other}`, this run is about `{}`; calibrate this model, or name its own preset",
-                model.request.id
-            )));
-        }
-        Ok(Some(preset))
     }
 
     fn stored_table(&self, path: &str) -> Result<Table> {
