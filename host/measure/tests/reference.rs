@@ -101,7 +101,8 @@ fn weights_close(table: &Table, expected: &Value) {
             top - leading[0] <= leading[8] + 2e-6 * top,
             "{name}: {leading:?} for {top}"
         );
-        relative(name, leading[0], &figures["svd_f64"], 0.02);
+        // Eight steps come this near on flat spectra.
+        relative(name, leading[0], &figures["svd_f64"], 0.03);
     }
 }
 

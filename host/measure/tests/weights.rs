@@ -63,6 +63,7 @@ fn no_windows() -> Windows {
             selection: Selection::FileOrder,
             profile: Profile::Dev,
         },
+        pad: 0,
         short: 0,
         duplicates: 0,
         reductions: Vec::new(),

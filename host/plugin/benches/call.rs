@@ -1,13 +1,14 @@
-//! What the sandbox costs: the same kernel called natively and through a component, and a call that does nothing.
+//! The edits through their components, as shares of the machine's copy bandwidth, and what the sandbox adds to it.
 //!
-//! Axes: edit (quant-rtn, fp8, magnitude-prune), way (native, component). The contenders take turns on the same tensor and the
-//! best of several rounds counts, so that a busy machine slows both alike; the ratio is the sandbox's tax. `native` repeats
-//! the very device calls that the component makes. Not measured: loading, and the model around it.
+//! Contenders: a copy by each thread of its share (and, to compare, the program that does nothing, which is a copy past the
+//! caches); each edit (quant-rtn, fp8, magnitude-prune) through its component; and
+//! `native`, which repeats the very device calls that the component makes. All take turns over the same tensors, each of
+//! 64 MiB of bf16, about what a matrix of a 7B model has, and the best of several rounds counts, so that a busy machine
+//! slows them alike. Results go into memory that earlier results have left, as they do when a checkpoint is edited tensor by
+//! tensor; so does the copy. Not measured: loading, and the model around it.
 //!
-//! On 2 shared cores (EPYC, AVX-512), 128 MiB, 2026-11-23: ratios 0.96, 0.80 and 0.92 (below one is noise), 0.3 to 0.5 ms
-//! outside the host's services per call, 0.1 to 0.2 ms for a whole call on 8 elements.
-//!
-//! `PACKHOST_BENCH_MIB` sets the size of the bf16 tensor (256); the components must be built (`cargo xtask components`).
+//! `PACKHOST_BENCH_MIB` sets the size of all tensors together (1024); the components must be built
+//! (`cargo xtask components`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::{
@@ -20,12 +21,16 @@ use packhost_plugin::{
     CacheDir, EditPlugin, Engine, EngineOptions, Registry, Role, Target, TensorInfo,
 };
 use packhost_tensor::{
-    DType, Device, Result, Shift, Summary, Tensor, WeightStats, WeightWish, cpu::Cpu,
-    program::Program,
+    Computed, DType, Device, Result, Shift, Tensor, TensorMut, WeightStats, WeightWish,
+    cpu::Cpu,
+    program::{Op, Program},
 };
+use rayon::prelude::*;
 
 const ROUNDS: usize = 7;
 const COLUMNS: usize = 4096;
+/// Size of a tensor.
+const TENSOR_MIB: usize = 64;
 
 /// Counts what passes through to the real device, and remembers it, so that it can be repeated natively.
 struct Recorder<'a> {
@@ -36,9 +41,9 @@ struct Recorder<'a> {
 /// A device call of the edits measured here.
 enum Call {
     /// With so many inputs.
-    Compute(Program, usize, Vec<f32>),
+    Compute(Program, usize),
+    /// Its result is the one scalar of later programs.
     Kth(u64),
-    Summary(Summary),
 }
 
 impl Device for Recorder<'_> {
@@ -46,15 +51,17 @@ impl Device for Recorder<'_> {
         "recorder"
     }
 
-    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
-        let call = Call::Compute(program.clone(), inputs.len(), scalars.to_vec());
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Computed> {
+        let call = Call::Compute(program.clone(), inputs.len());
         self.calls.lock().unwrap().push(call);
         self.device.compute(program, inputs, scalars)
     }
 
-    fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64> {
-        self.calls.lock().unwrap().push(Call::Summary(summary));
-        self.device.summary(tensor, summary)
+    fn measure(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Vec<f64>> {
+        unreachable!(
+            "these edits measure while they compute: {program:?} {} {scalars:?}",
+            inputs.len()
+        )
     }
 
     fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32> {
@@ -99,66 +106,143 @@ fn main() {
     let mib: usize = std::env::var("PACKHOST_BENCH_MIB")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(256);
+        .unwrap_or(1024);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
     let registry = match Registry::scan(&root) {
         Ok(registry) => registry,
         Err(error) => return println!("components are not built: {error}"),
     };
-    let device = Cpu::new(None).unwrap();
     let options = EngineOptions {
         cache: CacheDir::Off,
         ..EngineOptions::default()
     };
     let engine = Engine::new(options).unwrap();
-    let tensor = |mib: usize| {
-        let zeros = Tensor::zeros(DType::BF16, [(mib << 19) / COLUMNS, COLUMNS]).unwrap();
-        device.add_normal(&zeros, 1, 0.02).unwrap()
-    };
-    let large = tensor(mib);
-    let small = Tensor::zeros(DType::BF16, [1, 8]).unwrap();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let device = Cpu::new(None).unwrap();
+    let zeros = Tensor::zeros(DType::BF16, [(TENSOR_MIB << 19) / COLUMNS, COLUMNS]).unwrap();
+    let tensors: Vec<Tensor> = (0..mib.div_ceil(TENSOR_MIB).max(1))
+        .map(|seed| device.add_normal(&zeros, seed as u64, 0.02).unwrap())
+        .collect();
+    drop(zeros);
     println!(
-        "{mib} MiB of bf16, {} cores",
-        std::thread::available_parallelism().map_or(1, usize::from)
+        "{} tensors of {TENSOR_MIB} MiB of bf16, {cores} cores, kernels for {}",
+        tensors.len(),
+        device.level().name()
     );
-    println!(
-        "{:<18} {:>12} {:>12} {:>8} {:>12} {:>14}",
-        "edit", "native", "component", "ratio", "outside", "8 elements"
-    );
-    for (id, params) in [
+    let edits = [
         ("quant-rtn", r#"{"bits": 8, "group_size": 128}"#),
         ("fp8", r#"{"format": "e4m3fn"}"#),
         ("magnitude-prune", r#"{"sparsity": 0.5}"#),
-    ] {
+    ]
+    .map(|(id, params)| {
         let plugin = engine.load(registry.get(id).unwrap()).unwrap();
-        let plugin = plugin.edit().unwrap();
-        let recorder = Recorder {
-            device: &device,
-            calls: Default::default(),
-        };
         let target = Target {
             tensor: "w".into(),
             params: params.into(),
         };
-        plugin
-            .apply(&target, &large, &info(&large), &recorder)
-            .unwrap();
-        let calls = recorder.calls.into_inner().unwrap();
-        let outside = RefCell::new(Duration::MAX);
-        let [native, component] = best([&mut || repeat(&device, &large, &calls), &mut || {
-            let stats = apply(plugin, &target, &large, &device);
-            let mut least = outside.borrow_mut();
-            *least = stats.min(*least);
-        }]);
-        let [tiny] = best([&mut || {
-            apply(plugin, &target, &small, &device);
-        }]);
+        (id, plugin, target)
+    });
+    let mut counts = vec![1];
+    counts.extend((cores > 1).then_some(cores));
+    for threads in counts {
+        let device = Cpu::new(Some(threads)).unwrap();
+        println!("\n{threads} thread(s)");
         println!(
-            "{id:<18} {native:>12.3?} {component:>12.3?} {:>8.4} {:>12.3?} {tiny:>14.3?}",
-            component.as_secs_f64() / native.as_secs_f64(),
-            outside.into_inner(),
+            "  {:<16} {:>11} {:>11} {:>11} {:>11} {:>15} {:>10} {:>12}",
+            "edit",
+            "copy",
+            "copied past",
+            "native",
+            "component",
+            "share of copies",
+            "of native",
+            "outside"
         );
+        for (id, plugin, target) in &edits {
+            bench(id, plugin.edit().unwrap(), target, &device, &tensors);
+        }
     }
+    tiny(&edits, &device);
+}
+
+fn bench(id: &str, plugin: &EditPlugin, target: &Target, device: &Cpu, tensors: &[Tensor]) {
+    let recorder = Recorder {
+        device,
+        calls: Default::default(),
+    };
+    let first = &tensors[0];
+    let edited = plugin.apply(target, first, &info(first), &recorder);
+    drop(edited.unwrap());
+    let calls = recorder.calls.into_inner().unwrap();
+    let outside = RefCell::new(Duration::MAX);
+    let mut room = TensorMut::zeros(DType::BF16, first.shape()).unwrap();
+    let identity = [Call::Compute(Program::check(&[Op::Input(0)]).unwrap(), 1)];
+    let [copied, streamed, native, component] = best([
+        &mut || {
+            tensors
+                .iter()
+                .for_each(|tensor| copy(device, tensor, &mut room))
+        },
+        &mut || {
+            tensors
+                .iter()
+                .for_each(|tensor| repeat(device, tensor, &identity))
+        },
+        &mut || {
+            tensors
+                .iter()
+                .for_each(|tensor| repeat(device, tensor, &calls))
+        },
+        &mut || {
+            let times = tensors
+                .iter()
+                .map(|tensor| apply(plugin, target, tensor, device));
+            let total = times.sum::<Duration>() / tensors.len() as u32;
+            let mut least = outside.borrow_mut();
+            *least = total.min(*least);
+        },
+    ]);
+    let bytes = tensors
+        .iter()
+        .map(|tensor| tensor.bytes().len())
+        .sum::<usize>() as f64;
+    let speed = |time: Duration| format!("{:.2} GB/s", bytes / 1e9 / time.as_secs_f64());
+    println!(
+        "  {id:<16} {:>11} {:>11} {:>11} {:>11} {:>8.2} {:>6.2} {:>10.3} {:>12.3?}",
+        speed(copied),
+        speed(streamed),
+        speed(native),
+        speed(component),
+        copied.as_secs_f64() / component.as_secs_f64(),
+        streamed.as_secs_f64() / component.as_secs_f64(),
+        native.as_secs_f64() / component.as_secs_f64(),
+        outside.into_inner(),
+    );
+}
+
+/// What a call costs that has next to nothing to do.
+fn tiny(edits: &[(&str, packhost_plugin::Plugin, Target)], device: &Cpu) {
+    println!("\na call on 8 elements");
+    let small = Tensor::zeros(DType::BF16, [1, 8]).unwrap();
+    for (id, plugin, target) in edits {
+        let plugin = plugin.edit().unwrap();
+        let [time] = best([&mut || {
+            apply(plugin, target, &small, device);
+        }]);
+        println!("  {id:<16} {time:>12.3?}");
+    }
+}
+
+/// What the edits are measured against: each thread copies its share.
+fn copy(device: &Cpu, tensor: &Tensor, target: &mut TensorMut) {
+    let target = target.bytes_mut();
+    device.install(|| {
+        let share = target.len().div_ceil(4 * rayon::current_num_threads());
+        target
+            .par_chunks_mut(share)
+            .zip(tensor.bytes().par_chunks(share))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+    });
 }
 
 /// One call through the component; returns the time outside the host's services.
@@ -169,20 +253,16 @@ fn apply(plugin: &EditPlugin, target: &Target, tensor: &Tensor, device: &Cpu) ->
 
 /// The same device calls without the sandbox.
 fn repeat(device: &Cpu, tensor: &Tensor, calls: &[Call]) {
+    let mut scalars = [0.0];
     for call in calls {
         match call {
-            Call::Compute(program, inputs, scalars) => {
+            Call::Compute(program, inputs) => {
                 let inputs = vec![tensor; *inputs];
                 drop(std::hint::black_box(
-                    device.compute(program, &inputs, scalars).unwrap(),
+                    device.compute(program, &inputs, &scalars).unwrap(),
                 ));
             }
-            Call::Kth(k) => {
-                std::hint::black_box(device.kth_magnitude(tensor, *k).unwrap());
-            }
-            Call::Summary(summary) => {
-                std::hint::black_box(device.summary(tensor, *summary).unwrap());
-            }
+            Call::Kth(k) => scalars = [device.kth_magnitude(tensor, *k).unwrap()],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Between the plain types and the generated ones. Mechanical; what plugins return is checked in `check`.
 
 use packhost_tensor::{
-    DType, Summary,
+    DType,
     program::{Comparison, Op, Rounding, Span, Statistic},
 };
 
@@ -76,29 +76,25 @@ pub(crate) fn dtype_of_wit(dtype: wit::Dtype) -> DType {
     }
 }
 
-/// Our name of a whole-tensor statistic.
-pub(crate) fn summary(statistic: tensors_wit::Statistic) -> Summary {
+/// Our name of a statistic.
+fn statistic(statistic: tensors_wit::Statistic) -> Statistic {
     use tensors_wit::Statistic as Wit;
     match statistic {
-        Wit::Max => Summary::Max,
-        Wit::Min => Summary::Min,
-        Wit::Absmax => Summary::AbsMax,
-        Wit::Sum => Summary::Sum,
-        Wit::Mean => Summary::Mean,
-        Wit::AbsSum => Summary::AbsSum,
-        Wit::SumOfSquares => Summary::SumOfSquares,
-        Wit::Zeros => Summary::Zeros,
-        Wit::NonFinite => Summary::NonFinite,
+        Wit::Max => Statistic::Max,
+        Wit::Min => Statistic::Min,
+        Wit::Absmax => Statistic::AbsMax,
+        Wit::Sum => Statistic::Sum,
+        Wit::Mean => Statistic::Mean,
+        Wit::SumOfSquares => Statistic::SumOfSquares,
     }
 }
 
-/// Our name of a kernel operation, or why there is none.
-pub(crate) fn op(op: &tensors_wit::Op) -> Result<Op, String> {
+/// Our name of a kernel operation.
+pub(crate) fn op(op: &tensors_wit::Op) -> Op {
     use tensors_wit::{
         Comparison as WitComparison, Op as Wit, Rounding as WitRounding, Span as WitSpan,
-        Statistic as S,
     };
-    Ok(match *op {
+    match *op {
         Wit::Input(index) => Op::Input(index),
         Wit::Scalar(index) => Op::Scalar(index),
         Wit::Constant(value) => Op::Constant(value),
@@ -130,30 +126,19 @@ pub(crate) fn op(op: &tensors_wit::Op) -> Result<Op, String> {
         Wit::IsFinite => Op::IsFinite,
         Wit::CopySign => Op::CopySign,
         Wit::Cast((dtype, saturate)) => Op::Cast(dtype_of_wit(dtype), saturate),
-        Wit::Reduce((statistic, span)) => {
-            let statistic = match statistic {
-                S::Max => Statistic::Max,
-                S::Min => Statistic::Min,
-                S::Absmax => Statistic::AbsMax,
-                S::Sum => Statistic::Sum,
-                S::Mean => Statistic::Mean,
-                other => {
-                    return Err(format!(
-                        "{other:?} is a summary of a whole tensor; it cannot be reduced over a span"
-                    ));
-                }
-            };
+        Wit::Reduce((which, span)) => {
             let span = match span {
                 WitSpan::Group(size) => Span::Group(size),
                 WitSpan::Row => Span::Row,
                 WitSpan::Column => Span::Column,
                 WitSpan::Whole => Span::Whole,
             };
-            Op::Reduce(statistic, span)
+            Op::Reduce(statistic(which), span)
         }
         Wit::Duplicate => Op::Duplicate,
         Wit::Swap => Op::Swap,
-    })
+        Wit::Measure(which) => Op::Measure(statistic(which)),
+    }
 }
 
 impl From<Failure> for wit::Failure {

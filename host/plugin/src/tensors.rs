@@ -8,7 +8,7 @@ use wasmtime::component::Resource;
 use crate::{
     CallErrorKind, TensorInfo,
     bindings::{
-        tensors::{Host, HostProgram as ProgramHost, HostTensor as TensorHost, Op, Statistic},
+        tensors::{Computed, Host, HostProgram as ProgramHost, HostTensor as TensorHost, Op},
         types::{Dtype, Failure, TensorInfo as WitTensorInfo},
     },
     convert,
@@ -164,6 +164,42 @@ impl State {
         }
     }
 
+    /// What a program is to run on besides its first input.
+    fn run(
+        &mut self,
+        program: &Resource<HostProgram>,
+        others: Vec<Handle>,
+        mut scalars: Vec<f32>,
+    ) -> Answer<Run> {
+        let program = self.table.get(program)?.0.clone();
+        if program.inputs() > others.len() + 1 {
+            return failed(format!(
+                "the program reads {} inputs, {} were given",
+                program.inputs(),
+                others.len() + 1
+            ));
+        }
+        if program.scalars() > scalars.len() {
+            return failed(format!(
+                "the program reads {} scalars, {} were given",
+                program.scalars(),
+                scalars.len()
+            ));
+        }
+        // More than the program reads is harmless, but let nobody pass a million.
+        within("handles", others.len() as u64, self.limits.handles)?;
+        let others = others
+            .iter()
+            .map(|other| self.tensor(other))
+            .collect::<wasmtime::Result<Vec<Tensor>>>()?;
+        scalars.truncate(program.scalars());
+        Ok(Ok(Run {
+            program,
+            others,
+            scalars,
+        }))
+    }
+
     fn with_device<O>(&self, work: impl FnOnce(&dyn Device) -> O) -> wasmtime::Result<O> {
         // A plugin has handles only in calls that lend a device.
         let missing = || fatal(CallErrorKind::Host("no device is lent to this call".into()));
@@ -171,6 +207,21 @@ impl State {
             .as_ref()
             .and_then(|device| device.device(work))
             .ok_or_else(missing)
+    }
+}
+
+/// A program and its arguments, all but input 0.
+struct Run {
+    program: Program,
+    others: Vec<Tensor>,
+    scalars: Vec<f32>,
+}
+
+impl Run {
+    /// The inputs that the program reads; at least the first, which says what the result is like.
+    fn inputs<'a>(&'a self, first: &'a Tensor) -> Vec<&'a Tensor> {
+        let all = std::iter::once(first).chain(&self.others);
+        all.take(self.program.inputs().max(1)).collect()
     }
 }
 
@@ -193,50 +244,40 @@ impl TensorHost for State {
         program: Resource<HostProgram>,
         others: Vec<Handle>,
         scalars: Vec<f32>,
-    ) -> Answer<Handle> {
+    ) -> Answer<Computed> {
         self.serve(|state| {
-            let program = state.table.get(&program)?.0.clone();
-            if program.inputs() > others.len() + 1 {
-                return failed(format!(
-                    "the program reads {} inputs, {} were given",
-                    program.inputs(),
-                    others.len() + 1
-                ));
-            }
-            if program.scalars() > scalars.len() {
-                return failed(format!(
-                    "the program reads {} scalars, {} were given",
-                    program.scalars(),
-                    scalars.len()
-                ));
-            }
-            // More than the program reads is harmless, but let nobody pass a million.
-            within("handles", others.len() as u64, state.limits.handles)?;
-            let others = others
-                .iter()
-                .map(|other| state.tensor(other))
-                .collect::<wasmtime::Result<Vec<Tensor>>>()?;
+            let run = match state.run(&program, others, scalars)? {
+                Ok(run) => run,
+                Err(failure) => return Ok(Err(failure)),
+            };
             let elements = state.table.get(&this)?.len();
-            state.produce(&this, elements, |device, tensor| {
-                let inputs: Vec<&Tensor> = std::iter::once(tensor)
-                    .chain(&others)
-                    .take(program.inputs().max(1))
-                    .collect();
-                device.compute(
-                    &program,
-                    &inputs,
-                    scalars.get(..program.scalars()).unwrap_or(&scalars),
-                )
-            })
+            let mut measures = Vec::new();
+            let handle = state.produce(&this, elements, |device, tensor| {
+                let computed = device.compute(&run.program, &run.inputs(tensor), &run.scalars)?;
+                measures = computed.measures;
+                Ok(computed.tensor)
+            })?;
+            Ok(handle.map(|tensor| Computed { tensor, measures }))
         })
     }
 
-    fn summary(&mut self, this: Handle, statistic: Statistic) -> Answer<f64> {
+    fn measure(
+        &mut self,
+        this: Handle,
+        program: Resource<HostProgram>,
+        others: Vec<Handle>,
+        scalars: Vec<f32>,
+    ) -> Answer<Vec<f64>> {
         self.serve(|state| {
+            let run = match state.run(&program, others, scalars)? {
+                Ok(run) => run,
+                Err(failure) => return Ok(Err(failure)),
+            };
             let tensor = state.tensor(&this)?;
-            let result =
-                state.with_device(|device| device.summary(&tensor, convert::summary(statistic)))?;
-            result.map_or_else(failed, |value| Ok(Ok(value)))
+            let measures = state.with_device(|device| {
+                device.measure(&run.program, &run.inputs(&tensor), &run.scalars)
+            })?;
+            measures.map_or_else(failed, |measures| Ok(Ok(measures)))
         })
     }
 
@@ -384,15 +425,9 @@ impl ProgramHost for State {
         self.serve(|state| {
             state.budget.programs += 1;
             within("programs", state.budget.programs, state.limits.programs)?;
-            let mut converted = Vec::with_capacity(ops.len().min(Program::MAX_OPS));
-            for (index, op) in ops.iter().enumerate().take(Program::MAX_OPS + 1) {
-                match convert::op(op) {
-                    Ok(op) => converted.push(op),
-                    Err(message) => {
-                        return failed(format!("kernel program, operation {index}: {message}"));
-                    }
-                }
-            }
+            // One more than allowed, so that the check says what is wrong.
+            let ops = ops.iter().take(Program::MAX_OPS + 1);
+            let converted: Vec<_> = ops.map(convert::op).collect();
             match Program::check(&converted) {
                 Ok(program) => {
                     state.take(0)?;

@@ -11,7 +11,11 @@ mod support;
 
 use std::{cell::RefCell, hint::black_box, time::Instant};
 
-use packhost_tensor::{DType, Device, Tensor, TensorMut, cpu::Cpu, program::Program};
+use packhost_tensor::{
+    DType, Device, Tensor, TensorMut,
+    cpu::Cpu,
+    program::{Op, Program},
+};
 use rayon::prelude::*;
 
 const ROUNDS: usize = 5;
@@ -49,6 +53,7 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
     let k = tensors[0].len() as u64 / 2;
     let median = device.kth_magnitude(&tensors[0], k).unwrap();
     let rtn = support::quant_rtn(DType::BF16, 8, Some(GROUP as u32));
+    let prune = support::prune();
     let into = |work: fn(&Tensor, &mut [u8]), tensor: &Tensor| {
         let mut target = target.borrow_mut();
         let bytes = target.bytes_mut();
@@ -63,6 +68,11 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
     };
     let contenders: Vec<Contender<'_>> = vec![
         ("copy", Box::new(|tensor| into(copy, tensor))),
+        // Stores past the caches, which the plain copy may not.
+        (
+            "copy as a program",
+            compute(Program::check(&[Op::Input(0)]).unwrap()),
+        ),
         (
             "quant-rtn 8 bits, group 128, by hand",
             Box::new(|tensor| into(rtn_by_hand, tensor)),
@@ -76,13 +86,28 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
             "quant-rtn 8 bits, rows",
             compute(support::quant_rtn(DType::BF16, 8, None)),
         ),
-        ("fp8 e4m3", compute(support::fp8(DType::F8E4M3))),
-        ("fp8 e5m2", compute(support::fp8(DType::F8E5M2))),
-        ("prune, given the threshold", compute(support::prune())),
+        (
+            "fp8 e4m3",
+            compute(support::fp8(DType::BF16, DType::F8E4M3)),
+        ),
+        (
+            "fp8 e5m2",
+            compute(support::fp8(DType::BF16, DType::F8E5M2)),
+        ),
+        ("prune, given the threshold", compute(prune.clone())),
         (
             "kth-magnitude",
             Box::new(|tensor| {
                 black_box(device.kth_magnitude(tensor, k).unwrap());
+            }),
+        ),
+        (
+            "prune, threshold and all",
+            Box::new(|tensor| {
+                let threshold = device.kth_magnitude(tensor, k).unwrap();
+                drop(black_box(
+                    device.compute(&prune, &[tensor], &[threshold]).unwrap(),
+                ));
             }),
         ),
     ];
@@ -109,13 +134,13 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
     }
     println!(
         "  quant-rtn as a program: {:.2} of the speed of the loop by hand",
-        best[1] / best[2]
+        best[2] / best[3]
     );
 
     // The same work, or the comparison would mean nothing.
     let program = device.compute(&rtn, &[&tensors[0]], &[]).unwrap();
     into(rtn_by_hand, &tensors[0]);
-    let same = program.bytes()[..] == target.borrow_mut().bytes_mut()[..];
+    let same = program.tensor.bytes()[..] == target.borrow_mut().bytes_mut()[..];
     assert!(same, "the loop by hand and the program differ");
 }
 

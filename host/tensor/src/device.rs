@@ -2,27 +2,13 @@
 
 use crate::{DType, Result, Shift, Tensor, WeightStats, WeightWish, program::Program};
 
-/// One number over a whole tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Summary {
-    /// Largest; NaN wins.
-    Max,
-    /// Smallest; NaN wins.
-    Min,
-    /// Largest absolute value; NaN wins.
-    AbsMax,
-    /// Sum.
-    Sum,
-    /// Sum divided by the element count.
-    Mean,
-    /// Sum of absolute values.
-    AbsSum,
-    /// Sum of squares.
-    SumOfSquares,
-    /// How many elements equal zero, either sign.
-    Zeros,
-    /// How many elements are NaN or infinite.
-    NonFinite,
+/// What a program made of its inputs.
+#[derive(Debug, Clone)]
+pub struct Computed {
+    /// The value that the program leaves for each element.
+    pub tensor: Tensor,
+    /// The program's measures, in order.
+    pub measures: Vec<f64>,
 }
 
 /// A place where tensor operations run. Results are the same bits for any thread count.
@@ -31,11 +17,12 @@ pub trait Device: Send + Sync {
     fn name(&self) -> &str;
 
     /// Runs `program` over `inputs`, all of one shape; the result has the shape and dtype of input 0, rounded half to even.
-    /// NaN results are stored as the dtype's canonical quiet NaN.
-    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor>;
+    /// NaN results are stored as the dtype's canonical quiet NaN. The program's measures are taken in the same pass.
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Computed>;
 
-    /// One number over the whole tensor, accumulated in f64 in a fixed order.
-    fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64>;
+    /// The measures of `program` over `inputs`, the same numbers as from [`Device::compute`]; nothing is stored, and the
+    /// program need not leave a value.
+    fn measure(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Vec<f64>>;
 
     /// The k-th smallest absolute value, `1 <= k <= len`, exact. NaN sorts last.
     fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32>;

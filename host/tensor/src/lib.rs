@@ -16,7 +16,7 @@ mod weight_stats;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 
-pub use device::{Device, Summary};
+pub use device::{Computed, Device};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::{Tensor, TensorMut};

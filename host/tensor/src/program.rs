@@ -40,7 +40,7 @@ pub enum Comparison {
     Ne,
 }
 
-/// What a reduction computes.
+/// One number over many elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Statistic {
     /// Largest value; NaN wins.
@@ -51,8 +51,17 @@ pub enum Statistic {
     AbsMax,
     /// Sum, accumulated in f64 in a fixed order.
     Sum,
-    /// [`Statistic::Sum`] divided by the count, then rounded to f32.
+    /// [`Statistic::Sum`] divided by the count.
     Mean,
+    /// Sum of squares, squared and accumulated in f64 in a fixed order.
+    SumOfSquares,
+}
+
+impl Statistic {
+    /// Whether there is such a number over no elements at all.
+    pub fn serves_nothing(self) -> bool {
+        matches!(self, Statistic::Sum | Statistic::SumOfSquares)
+    }
 }
 
 /// Over which elements a reduction runs.
@@ -111,8 +120,10 @@ pub enum Op {
     CopySign,
     /// Rounded to the dtype and widened again; `true` saturates.
     Cast(DType, bool),
-    /// The statistic of the element's span.
+    /// The statistic of the element's span, rounded to f32.
     Reduce(Statistic, Span),
+    /// Pops a value; its statistic over all elements, in f64, is the next of the program's measures.
+    Measure(Statistic),
     /// Pushes the top again.
     Duplicate,
     /// Exchanges the two topmost values.
@@ -129,6 +140,7 @@ impl Op {
             Op::Neg | Op::Abs | Op::Sqrt | Op::Exp2 | Op::Log2 | Op::Round(_) => (1, 1),
             Op::IsFinite | Op::Cast(..) | Op::Reduce(..) => (1, 1),
             Op::Select => (3, 1),
+            Op::Measure(_) => (1, 0),
             Op::Duplicate => (1, 2),
             Op::Swap => (2, 2),
         }
@@ -154,6 +166,8 @@ pub struct Program {
     ops: Vec<Op>,
     inputs: usize,
     scalars: usize,
+    measures: Vec<Statistic>,
+    leaves_value: bool,
 }
 
 impl Program {
@@ -163,9 +177,11 @@ impl Program {
     pub const MAX_STACK: usize = 16;
     /// Most inputs, and most scalars, a program may name.
     pub const MAX_INPUTS: usize = 8;
+    /// Most measures a program may take.
+    pub const MAX_MEASURES: usize = 16;
 
-    /// Checks `ops`: every operation finds its operands, exactly one value is left, indices and sizes are within the limits,
-    /// casts name float dtypes, groups are not empty.
+    /// Checks `ops`: every operation finds its operands, exactly one value is left (none, if the program takes measures),
+    /// indices and sizes are within the limits, casts name float dtypes, groups are not empty.
     ///
     /// # Errors
     /// Names the first operation that is wrong and why.
@@ -175,6 +191,7 @@ impl Program {
             return refuse(0, "the program is empty; it must leave one value".into());
         }
         let (mut depth, mut inputs, mut scalars) = (0usize, 0usize, 0usize);
+        let mut measures = Vec::new();
         for (index, op) in ops.iter().enumerate() {
             if index == Self::MAX_OPS {
                 return refuse(
@@ -206,6 +223,13 @@ impl Program {
                         "a reduction over groups needs a group size of 1 or more".into(),
                     );
                 }
+                Op::Measure(_) if measures.len() == Self::MAX_MEASURES => {
+                    return refuse(
+                        index,
+                        format!("a program may take at most {} measures", Self::MAX_MEASURES),
+                    );
+                }
+                Op::Measure(statistic) => measures.push(statistic),
                 _ => {}
             }
             let (pops, pushes) = op.arity();
@@ -226,7 +250,8 @@ impl Program {
                 );
             }
         }
-        if depth != 1 {
+        // A stack that ends empty has been emptied by measures: nothing else takes more than it gives back.
+        if depth > 1 {
             return refuse(
                 ops.len() - 1,
                 format!("the program ends with {depth} values on the stack, it must leave one"),
@@ -236,21 +261,48 @@ impl Program {
             ops: ops.to_vec(),
             inputs,
             scalars,
+            measures,
+            leaves_value: depth == 1,
         })
     }
 
-    /// Checks the arguments of one run: enough inputs, all float and of one shape, enough scalars.
+    /// Checks the arguments of [`crate::Device::compute`]: those of [`Program::check_measure`], and that the program leaves
+    /// a value to store.
     ///
     /// # Errors
     /// Names what is missing or does not fit.
-    pub fn check_call(&self, inputs: &[&Tensor], scalars: &[f32]) -> Result<()> {
+    pub fn check_compute(&self, inputs: &[&Tensor], scalars: &[f32]) -> Result<()> {
         let op = "compute";
+        if !self.leaves_value {
+            return Err(Error::Argument {
+                op,
+                message: "the program leaves no value to store; it can only be measured".into(),
+            });
+        }
+        self.check_call(op, inputs, scalars)
+    }
+
+    /// Checks the arguments of [`crate::Device::measure`]: enough inputs, all float and of one shape, enough scalars, and
+    /// elements where a measure needs one.
+    ///
+    /// # Errors
+    /// Names what is missing or does not fit.
+    pub fn check_measure(&self, inputs: &[&Tensor], scalars: &[f32]) -> Result<()> {
+        self.check_call("measure", inputs, scalars)
+    }
+
+    fn check_call(&self, op: &'static str, inputs: &[&Tensor], scalars: &[f32]) -> Result<()> {
         let refuse = |message| Err(Error::Argument { op, message });
         let Some((first, others)) = inputs.split_first() else {
             return refuse(
                 "needs at least one tensor, whose shape and dtype the result takes".into(),
             );
         };
+        let impossible = self.measures.iter().find(|m| !m.serves_nothing());
+        if let (true, Some(measure)) = (first.is_empty(), impossible) {
+            let name = format!("{measure:?}").to_lowercase();
+            return refuse(format!("an empty tensor has no {name}"));
+        }
         if inputs.len() < self.inputs {
             return refuse(format!(
                 "the program reads {} tensors, {} were given",
@@ -296,6 +348,16 @@ impl Program {
     /// How many scalars the program reads (highest index plus one).
     pub fn scalars(&self) -> usize {
         self.scalars
+    }
+
+    /// The measures that the program takes, in order.
+    pub fn measures(&self) -> &[Statistic] {
+        &self.measures
+    }
+
+    /// Whether the program leaves a value for each element, so that its result can be stored.
+    pub fn leaves_value(&self) -> bool {
+        self.leaves_value
     }
 }
 
@@ -344,6 +406,14 @@ mod tests {
             refused(&[Op::Input(0); 17]),
             "kernel program, operation 16: input(0) makes the stack deeper than 16"
         );
+        assert_eq!(
+            refused(&[Op::Measure(Statistic::Sum)]),
+            "kernel program, operation 0: measure(sum) takes 1 value from the stack, which holds 0"
+        );
+        assert_eq!(
+            refused(&[Op::Input(0), Op::Measure(Statistic::Max)].repeat(17)),
+            "kernel program, operation 33: a program may take at most 16 measures"
+        );
         let mut long = vec![Op::Input(0)];
         long.extend([Op::Neg; 256]);
         assert_eq!(
@@ -357,6 +427,27 @@ mod tests {
     fn highest_indices_count() {
         let program = Program::check(&[Op::Input(3), Op::Scalar(1), Op::Mul]).unwrap();
         assert_eq!((program.inputs(), program.scalars()), (4, 2));
+        assert!(program.leaves_value() && program.measures().is_empty());
+    }
+
+    #[test]
+    fn measures_count_in_order_and_may_take_the_last_value() {
+        let mut ops = vec![Op::Input(0), Op::Duplicate, Op::Measure(Statistic::Mean)];
+        let both = Program::check(&ops).unwrap();
+        assert!(both.leaves_value());
+        ops.push(Op::Measure(Statistic::SumOfSquares));
+        let only = Program::check(&ops).unwrap();
+        assert!(!only.leaves_value());
+        assert_eq!(only.measures(), [Statistic::Mean, Statistic::SumOfSquares]);
+        let empty = Tensor::zeros(DType::F32, [0]).unwrap();
+        assert_eq!(
+            only.check_compute(&[&empty], &[]).unwrap_err().to_string(),
+            "compute: the program leaves no value to store; it can only be measured"
+        );
+        assert_eq!(
+            both.check_measure(&[&empty], &[]).unwrap_err().to_string(),
+            "measure: an empty tensor has no mean"
+        );
     }
 
     fn any_op() -> impl Strategy<Value = Op> {
@@ -370,6 +461,7 @@ mod tests {
             Just(Op::Swap),
             Just(Op::Abs),
             (0u32..3).prop_map(|group| Op::Reduce(Statistic::Max, Span::Group(group))),
+            Just(Op::Measure(Statistic::Sum)),
             prop_oneof![Just(DType::BF16), Just(DType::U8)]
                 .prop_map(|dtype| Op::Cast(dtype, false)),
         ]
@@ -388,7 +480,7 @@ mod tests {
                         depth = depth - pops + pushes;
                         prop_assert!(depth <= Program::MAX_STACK);
                     }
-                    prop_assert_eq!(depth, 1);
+                    prop_assert_eq!(depth, usize::from(program.leaves_value()));
                 }
                 Err(Error::Program { index, .. }) => {
                     prop_assert!(index < ops.len().max(1));

@@ -104,13 +104,16 @@ fn any_unary() -> impl Strategy<Value = Op> {
         Rounding::Ceil,
         Rounding::Trunc,
     ];
-    let statistic = vec![Statistic::Max, Statistic::Min, Statistic::AbsMax];
     prop_oneof![
         4 => prop::sample::select(vec![Op::Neg, Op::Abs, Op::Sqrt, Op::Exp2, Op::Log2, Op::IsFinite]),
         2 => prop::sample::select(rounding).prop_map(Op::Round),
         5 => (any_dtype(), any::<bool>()).prop_map(|(dtype, saturate)| Op::Cast(dtype, saturate)),
-        4 => (prop::sample::select(statistic), any_span()).prop_map(|(statistic, span)| Op::Reduce(statistic, span)),
+        4 => (any_extreme(), any_span()).prop_map(|(statistic, span)| Op::Reduce(statistic, span)),
     ]
+}
+
+fn any_extreme() -> impl Strategy<Value = Statistic> {
+    prop::sample::select(vec![Statistic::Max, Statistic::Min, Statistic::AbsMax])
 }
 
 fn any_binary() -> impl Strategy<Value = Op> {
@@ -126,8 +129,39 @@ fn any_binary() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Expressions in postfix order, with shared parts by duplication.
+/// A program of expressions: a few that are measured, by statistics that are exact in any order, and the one that is
+/// stored. Whatever is measured, and what is stored, may be measured once more.
 fn any_program() -> impl Strategy<Value = Program> {
+    let measured = prop_oneof![
+        any_extreme().prop_map(|statistic| vec![Op::Measure(statistic)]),
+        any_extreme().prop_map(|statistic| vec![
+            Op::Duplicate,
+            Op::Measure(statistic),
+            Op::IsFinite,
+            Op::Measure(Statistic::Sum)
+        ]),
+    ];
+    (
+        prop::collection::vec((any_expression(), measured), 0..3),
+        any_expression(),
+        prop::option::of(any_extreme()),
+    )
+        .prop_filter_map("too long", |(measured, stored, again)| {
+            let mut ops: Vec<Op> = measured
+                .into_iter()
+                .flat_map(|(a, b)| [a, b])
+                .flatten()
+                .collect();
+            ops.extend(stored);
+            if let Some(statistic) = again {
+                ops.extend([Op::Duplicate, Op::Measure(statistic)]);
+            }
+            Program::check(&ops).ok()
+        })
+}
+
+/// Expressions in postfix order, with shared parts by duplication.
+fn any_expression() -> impl Strategy<Value = Vec<Op>> {
     let expression = any_leaf().prop_map(|op| vec![op]).prop_recursive(6, 40, 3, |inner| {
         prop_oneof![
             4 => (inner.clone(), any_unary()).prop_map(|(mut a, op)| { a.push(op); a }),
@@ -146,7 +180,7 @@ fn any_program() -> impl Strategy<Value = Program> {
             }),
         ]
     });
-    expression.prop_filter_map("too deep", |ops| Program::check(&ops).ok())
+    expression.prop_filter("too deep", |ops| Program::check(ops).is_ok())
 }
 
 /// A program, and shape, dtypes, elements of two tensors, and two scalars.
@@ -190,6 +224,11 @@ fn assert_same(found: &Tensor, expected: &Tensor, what: &str) -> Result<(), Test
     )))
 }
 
+/// Equal numbers, NaN included.
+fn bits(measures: &[f64]) -> Vec<u64> {
+    measures.iter().map(|measure| measure.to_bits()).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
@@ -200,7 +239,12 @@ proptest! {
         let expected = interpret(&program, &inputs, &scalars).unwrap();
         for device in devices() {
             let found = device.compute(&program, &inputs, &scalars).unwrap();
-            assert_same(&found, &expected, device.level().name())?;
+            assert_same(&found.tensor, &expected.tensor, device.level().name())?;
+            prop_assert_eq!(bits(&found.measures), bits(&expected.measures), "{}", device.level().name());
+            if !program.measures().is_empty() {
+                let measured = device.measure(&program, &inputs, &scalars).unwrap();
+                prop_assert_eq!(bits(&measured), bits(&expected.measures), "{}", device.level().name());
+            }
         }
     }
 }
@@ -213,24 +257,34 @@ proptest! {
     fn sums_agree(
         shape in any_shape(),
         span in any_span(),
-        mean in any::<bool>(),
+        statistic in 0usize..3,
         seed in any::<u32>(),
     ) {
         let len: usize = shape.iter().product();
         let values: Vec<f32> =
             (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) ^ seed) as f32 / 4e9 + 0.1).collect();
         let tensor = Tensor::from_f32(DType::F32, shape, &values).unwrap();
-        let statistic = if mean { Statistic::Mean } else { Statistic::Sum };
-        let ops = [Op::Input(0), Op::Duplicate, Op::Mul, Op::Reduce(statistic, span), Op::Sqrt];
+        let statistic = [Statistic::Sum, Statistic::Mean, Statistic::SumOfSquares][statistic];
+        let ops = [
+            Op::Input(0), Op::Duplicate, Op::Measure(statistic),
+            Op::Duplicate, Op::Mul, Op::Reduce(statistic, span), Op::Sqrt, Op::Duplicate, Op::Measure(Statistic::Mean),
+        ];
         let program = Program::check(&ops).unwrap();
-        let expected = interpret(&program, &[&tensor], &[]).unwrap().to_f32();
+        let expected = interpret(&program, &[&tensor], &[]).unwrap();
         let mut all = devices().iter().map(|device| device.compute(&program, &[&tensor], &[]).unwrap());
         let first = all.next().unwrap();
         for other in all {
-            prop_assert_eq!(first.bytes(), other.bytes());
+            prop_assert_eq!(first.tensor.bytes(), other.tensor.bytes());
+            prop_assert_eq!(&first.measures, &other.measures);
         }
-        for (found, expected) in first.to_f32().into_iter().zip(expected) {
+        for (found, expected) in first.tensor.to_f32().into_iter().zip(expected.tensor.to_f32()) {
             prop_assert!((found / expected - 1.0).abs() < 1e-6, "{} {}", found, expected);
+        }
+        for (found, expected) in first.measures.iter().zip(&expected.measures) {
+            prop_assert!((found / expected - 1.0).abs() < 1e-6, "{} {}", found, expected);
+        }
+        for device in devices() {
+            prop_assert_eq!(&device.measure(&program, &[&tensor], &[]).unwrap(), &first.measures);
         }
     }
 }
@@ -270,7 +324,8 @@ fn division_by_a_group_is_exact() {
         };
         let found = device
             .compute(&program, &[&two(&first), &two(&second)], &[])
-            .unwrap();
+            .unwrap()
+            .tensor;
         let expected: Vec<f32> = numerators.iter().map(|x| x / divisor).collect();
         let expected = Tensor::from_f32(DType::BF16, [1, 1 << 16], &expected).unwrap();
         assert_eq!(
@@ -278,6 +333,49 @@ fn division_by_a_group_is_exact() {
             expected.bytes()[..],
             "divisor {divisor:e}"
         );
+    }
+}
+
+/// Large results are stored in another way; they hold the same as the same elements in small tensors.
+#[test]
+fn large_results_equal_small_ones() {
+    let program = Program::check(&[
+        Op::Input(0),
+        Op::Constant(3.0),
+        Op::Mul,
+        Op::Duplicate,
+        Op::Measure(Statistic::AbsMax),
+    ])
+    .unwrap();
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        // Just above 8 MiB, with an incomplete tile at the end.
+        let len = (8 << 20) / dtype.size() + 77;
+        let values: Vec<f32> = (0..len)
+            .map(|i| {
+                if i % 1009 == 0 {
+                    f32::NAN
+                } else {
+                    (i % 4093) as f32 - 2000.5
+                }
+            })
+            .collect();
+        let large = Tensor::from_f32(dtype, [len], &values).unwrap();
+        for device in devices() {
+            let found = device.compute(&program, &[&large], &[]).unwrap();
+            assert!(found.measures[0].is_nan());
+            let piece = 100_000;
+            for (i, part) in values.chunks(piece).enumerate() {
+                let small = Tensor::from_f32(dtype, [part.len()], part).unwrap();
+                let expected = device.compute(&program, &[&small], &[]).unwrap().tensor;
+                let start = i * piece * dtype.size();
+                let same = &found.tensor.bytes()[start..start + expected.bytes().len()];
+                assert!(
+                    same == &expected.bytes()[..],
+                    "{dtype}, {}, part {i}",
+                    device.level().name()
+                );
+            }
+        }
     }
 }
 
@@ -319,6 +417,16 @@ fn calls_are_checked() {
         device
             .compute(&support::prune(), &[&empty], &[0.0])
             .unwrap()
+            .tensor
             .is_empty()
+    );
+    let count = Program::check(&[Op::Input(0), Op::Measure(Statistic::Sum)]).unwrap();
+    assert_eq!(device.measure(&count, &[&empty], &[]).unwrap(), [0.0]);
+    assert_eq!(
+        device
+            .compute(&count, &[&tensor], &[])
+            .unwrap_err()
+            .to_string(),
+        "compute: the program leaves no value to store; it can only be measured"
     );
 }

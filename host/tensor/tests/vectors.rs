@@ -77,7 +77,7 @@ fn quant_rtn() {
             let program =
                 support::quant_rtn(dtype, bits, u32::try_from(group).ok().filter(|&g| g > 0));
             for device in devices() {
-                let found = device.compute(&program, &[&input], &[]).unwrap();
+                let found = device.compute(&program, &[&input], &[]).unwrap().tensor;
                 assert_same(&found, &vectors.tensor(output), &format!("{name} {output}"));
             }
             count += 1;
@@ -93,14 +93,14 @@ fn fp8() {
     let all = Tensor::new(DType::BF16, [1 << 16], Bytes::from(patterns)).unwrap();
     for device in devices() {
         for (name, format) in [("e4m3", DType::F8E4M3), ("e5m2", DType::F8E5M2)] {
-            let program = support::fp8(format);
             for input in ["bf16_all", "f32_edges", "weights_f32", "weights_bf16"] {
                 let tensor = if input == "bf16_all" {
                     all.clone()
                 } else {
                     vectors.tensor(&format!("in.{input}"))
                 };
-                let found = device.compute(&program, &[&tensor], &[]).unwrap();
+                let program = support::fp8(tensor.dtype(), format);
+                let found = device.compute(&program, &[&tensor], &[]).unwrap().tensor;
                 let what = format!("{input}.{name}");
                 assert_same(&found, &vectors.tensor(&format!("{what}.out")), &what);
                 if !input.starts_with("weights") {
@@ -116,13 +116,11 @@ fn fp8() {
             }
         }
         for input in ["weights_f32", "weights_bf16"] {
-            let found = device.compute(
-                &support::fp8(DType::F16),
-                &[&vectors.tensor(&format!("in.{input}"))],
-                &[],
-            );
+            let tensor = vectors.tensor(&format!("in.{input}"));
+            let program = support::fp8(tensor.dtype(), DType::F16);
+            let found = device.compute(&program, &[&tensor], &[]);
             assert_same(
-                &found.unwrap(),
+                &found.unwrap().tensor,
                 &vectors.tensor(&format!("{input}.fallback_f16.out")),
                 input,
             );
@@ -144,15 +142,14 @@ fn magnitude_prune() {
         );
         let output = case["output"].as_str().unwrap();
         for device in devices() {
-            let found = if k == 0 {
-                input.clone()
-            } else {
-                let threshold = device.kth_magnitude(&input, k).unwrap();
-                device.compute(&program, &[&input], &[threshold]).unwrap()
+            // Nothing is below 0.
+            let threshold = match k {
+                0 => 0.0,
+                k => device.kth_magnitude(&input, k).unwrap(),
             };
-            assert_same(&found, &vectors.tensor(output), output);
-            let zeros = found.to_f32().into_iter().filter(|&x| x == 0.0).count();
-            assert_eq!(zeros as u64, case["zeros_out"].as_u64().unwrap());
+            let found = device.compute(&program, &[&input], &[threshold]).unwrap();
+            assert_same(&found.tensor, &vectors.tensor(output), output);
+            assert_eq!(found.measures, [case["zeros_out"].as_f64().unwrap()]);
         }
         count += 1;
     }

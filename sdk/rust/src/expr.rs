@@ -19,8 +19,10 @@
 //!
 //! **Sharing.** The host's programs are stack programs with `duplicate` and `swap` and no variables. An expression used
 //! several times is evaluated once and kept on top of the stack for as long as another shared value does not have to be
-//! there; otherwise it is written out again. A program that would get longer than [`MAX_OPS`] is refused.
+//! there; otherwise it is written out again. A program that would get longer than [`MAX_OPS`] is refused. Where the result
+//! and what is measured share an expression, it is written for each, and the host computes it once.
 
+use std::cell::RefCell;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::rc::Rc;
 
@@ -28,39 +30,53 @@ use crate::ops::{Comparison, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
 use crate::round::round_to;
 use crate::{DType, Failure, Result};
 
-/// Where a program's expressions start.
-#[derive(Debug, Clone, Copy)]
+/// Where a program's expressions start, and where it notes what is to be measured.
+#[derive(Debug, Clone)]
 pub struct Kernel {
     working: Option<DType>,
+    measured: Rc<RefCell<Vec<(Statistic, Expr)>>>,
 }
 
 impl Kernel {
     /// The element of input `index`; input 0 is the tensor that the program runs on.
     pub fn input(&self, index: u8) -> Expr {
-        self.leaf(Op::Input(index), true)
+        Expr::leaf(self.working, Op::Input(index), true)
     }
 
     /// Scalar parameter `index`.
     pub fn scalar(&self, index: u8) -> Expr {
-        self.leaf(Op::Scalar(index), false)
+        Expr::leaf(self.working, Op::Scalar(index), false)
     }
 
     /// A constant. Numbers in expressions become constants by themselves.
     pub fn constant(&self, value: f32) -> Expr {
-        self.leaf(
-            Op::Constant(value),
-            self.working.is_none_or(|dtype| fits(value, dtype)),
-        )
+        Expr::constant(self.working, value)
     }
 
-    /// An expression without operands.
-    fn leaf(&self, op: Op, exact: bool) -> Expr {
-        Expr(Rc::new(Node {
-            op,
-            operands: Vec::new(),
-            working: self.working,
-            exact,
-        }))
+    /// Measures `value` over all elements, in the same pass as everything else; the numbers come in the order of these
+    /// calls, in [`Computed::measures`](crate::Computed) or from [`Tensor::measure`](crate::Tensor::measure). Sums are f64
+    /// and added in a fixed order.
+    pub fn measure(&self, statistic: Statistic, value: impl Operand) {
+        let value = value.beside(&self.constant(0.0), false);
+        self.measured.borrow_mut().push((statistic, value));
+    }
+}
+
+/// What the body of a program ends with: the new element, or nothing where the program only measures.
+pub trait Leaves {
+    /// The new element.
+    fn value(self) -> Option<Expr>;
+}
+
+impl Leaves for Expr {
+    fn value(self) -> Option<Expr> {
+        Some(self)
+    }
+}
+
+impl Leaves for () {
+    fn value(self) -> Option<Expr> {
+        None
     }
 }
 
@@ -85,6 +101,22 @@ fn fits(value: f32, dtype: DType) -> bool {
 }
 
 impl Expr {
+    /// An expression without operands.
+    fn leaf(working: Option<DType>, op: Op, exact: bool) -> Expr {
+        Expr(Rc::new(Node {
+            op,
+            operands: Vec::new(),
+            working,
+            exact,
+        }))
+    }
+
+    /// A constant.
+    fn constant(working: Option<DType>, value: f32) -> Expr {
+        let exact = working.is_none_or(|dtype| fits(value, dtype));
+        Expr::leaf(working, Op::Constant(value), exact)
+    }
+
     /// An operation whose result is a number of the working dtype whenever the operands are.
     fn closed(op: Op, operands: Vec<Expr>) -> Expr {
         let working = operands.iter().find_map(|operand| operand.0.working);
@@ -131,7 +163,7 @@ impl Expr {
             Some(dtype) if bound => round_to(dtype, value, false),
             _ => value,
         };
-        Kernel { working }.constant(value)
+        Expr::constant(working, value)
     }
 
     /// Magnitude.
@@ -439,17 +471,25 @@ fn working(dtype: DType) -> Option<DType> {
 ///
 /// # Errors
 /// When the program needs more than [`MAX_OPS`] operations or more than [`MAX_STACK`] values at a time.
-pub fn build(dtype: DType, body: impl FnOnce(Kernel) -> Expr) -> Result<Vec<Op>> {
+pub fn build<R: Leaves>(dtype: DType, body: impl FnOnce(Kernel) -> R) -> Result<Vec<Op>> {
+    let measured = Rc::new(RefCell::new(Vec::new()));
     let result = body(Kernel {
         working: working(dtype),
+        measured: measured.clone(),
     });
     let mut writer = Writer { ops: Vec::new() };
-    // The host rounds the result to the tensor's dtype anyway.
-    match result.0.op {
-        Op::Cast(cast, false) if cast == dtype && !result.is_leaf() => {
-            writer.write(&result.0.operands[0], None)?
+    for (statistic, value) in measured.borrow().iter() {
+        writer.write(value, None)?;
+        writer.push(Op::Measure(*statistic))?;
+    }
+    if let Some(result) = result.value() {
+        // The host rounds the result to the tensor's dtype anyway.
+        match result.0.op {
+            Op::Cast(cast, false) if cast == dtype && !result.is_leaf() => {
+                writer.write(&result.0.operands[0], None)?
+            }
+            _ => writer.write(&result, None)?,
         }
-        _ => writer.write(&result, None)?,
     }
     let depth = depth(&writer.ops);
     if depth > MAX_STACK {
@@ -603,6 +643,7 @@ fn depth(ops: &[Op]) -> usize {
             | Op::Max
             | Op::Compare(_)
             | Op::CopySign => now.saturating_sub(1),
+            Op::Measure(_) => now.saturating_sub(1),
             Op::Select => now.saturating_sub(2),
             _ => now,
         };

@@ -62,14 +62,14 @@ pub mod wasm;
 
 pub use crc::crc32;
 pub use judging::{Against, enough_runs, glob, module_name, record};
-pub use ops::{Comparison, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
+pub use ops::{Comparison, MAX_MEASURES, MAX_OPS, MAX_STACK, Op, Rounding, Span, Statistic};
 pub use plugin::{
     About, Edit, Edited, Fact, Finding, Guard, Injection, Request, Status, Step, Target,
     TargetFacts, Verdict, mean, total,
 };
 pub use round::round_to;
 pub use table::{Row, Table, Value};
-pub use tensor::{Draft, Program, Tensor, log};
+pub use tensor::{Computed, Draft, Program, Tensor, log};
 pub use types::{DType, Failure, ModelInfo, Result, Role, TensorInfo};
 
 /// Random streams and statistics that host and plugins share.

@@ -30,7 +30,7 @@ pub enum Comparison {
     Ne,
 }
 
-/// One number over many elements. Programs reduce with the first five.
+/// One number over many elements. A count is the [`Sum`](Statistic::Sum) of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Statistic {
     /// Largest; a NaN wins.
@@ -43,14 +43,8 @@ pub enum Statistic {
     Sum,
     /// Mean.
     Mean,
-    /// Sum of magnitudes.
-    AbsSum,
     /// Sum of squares.
     SumOfSquares,
-    /// How many elements equal zero, either sign.
-    Zeros,
-    /// How many elements are NaN or infinite.
-    NonFinite,
 }
 
 /// Over which elements a reduction runs.
@@ -115,9 +109,13 @@ pub enum Op {
     Duplicate,
     /// Exchange the two on top.
     Swap,
+    /// Pop a value; its statistic over all elements is the next of the program's measures.
+    Measure(Statistic),
 }
 
 /// Most operations that a program may have.
 pub const MAX_OPS: usize = 256;
+/// Most measures that a program may take.
+pub const MAX_MEASURES: usize = 16;
 /// Deepest stack that a program may need.
 pub const MAX_STACK: usize = 16;

@@ -3,8 +3,8 @@
 //! In a component every call goes to the host. In a native build (unit tests) the same calls go to the
 //! [test bench](crate::bench).
 
-use crate::ops::{Op, Span, Statistic};
-use crate::{DType, ModelInfo, Result, TensorInfo, expr};
+use crate::ops::{Op, Span};
+use crate::{DType, Failure, ModelInfo, Result, TensorInfo, expr};
 
 #[cfg(not(target_arch = "wasm32"))]
 use crate::bench::host as imp;
@@ -16,11 +16,12 @@ use crate::wasm::host as imp;
 pub struct Program(pub(crate) imp::Program);
 
 impl Program {
-    /// A program in f32 arithmetic, without rounding to a narrower dtype in between.
+    /// A program in f32 arithmetic, without rounding to a narrower dtype in between. `body` returns the new element, or
+    /// nothing for a program that only [measures](expr::Kernel::measure).
     ///
     /// # Errors
     /// When the program is too long or the host refuses it.
-    pub fn new(body: impl FnOnce(expr::Kernel) -> expr::Expr) -> Result<Self> {
+    pub fn new<R: expr::Leaves>(body: impl FnOnce(expr::Kernel) -> R) -> Result<Self> {
         Self::rounded(DType::F32, body)
     }
 
@@ -28,7 +29,10 @@ impl Program {
     ///
     /// # Errors
     /// When the program is too long or the host refuses it.
-    pub fn rounded(dtype: DType, body: impl FnOnce(expr::Kernel) -> expr::Expr) -> Result<Self> {
+    pub fn rounded<R: expr::Leaves>(
+        dtype: DType,
+        body: impl FnOnce(expr::Kernel) -> R,
+    ) -> Result<Self> {
         Self::from_ops(&expr::build(dtype, body)?)
     }
 
@@ -39,6 +43,35 @@ impl Program {
     pub fn from_ops(ops: &[Op]) -> Result<Self> {
         imp::Program::compile(ops).map(Self)
     }
+}
+
+/// What a program made.
+#[derive(Debug)]
+pub struct Computed {
+    /// The new tensor.
+    pub tensor: Tensor,
+    /// What the program measured, in the order of its [measures](expr::Kernel::measure).
+    pub measures: Vec<f64>,
+}
+
+impl Computed {
+    /// The tensor and exactly `N` measures.
+    ///
+    /// # Errors
+    /// When the program takes another number of measures.
+    pub fn split<const N: usize>(self) -> Result<(Tensor, [f64; N])> {
+        Ok((self.tensor, exactly(self.measures)?))
+    }
+}
+
+/// Measures in the number that the caller expects.
+fn exactly<const N: usize>(measures: Vec<f64>) -> Result<[f64; N]> {
+    measures.try_into().map_err(|measures: Vec<f64>| {
+        Failure::failed(format!(
+            "the program takes {} measures, not {N}",
+            measures.len()
+        ))
+    })
 }
 
 /// A tensor in the host.
@@ -73,7 +106,7 @@ impl Tensor {
     }
 
     /// Runs `program` with this tensor as input 0 and `others` as inputs 1.., all of this shape. The result has this
-    /// tensor's shape and dtype, rounded half to even.
+    /// tensor's shape and dtype, rounded half to even. What the program measures costs no pass of its own.
     ///
     /// # Errors
     /// When inputs or scalars are missing, or shapes differ.
@@ -82,9 +115,37 @@ impl Tensor {
         program: &Program,
         others: &[&Tensor],
         scalars: &[f32],
-    ) -> Result<Tensor> {
+    ) -> Result<Computed> {
         let others: Vec<&imp::Tensor> = others.iter().map(|other| &other.0).collect();
-        self.0.compute(&program.0, &others, scalars).map(Tensor)
+        let (tensor, measures) = self.0.compute(&program.0, &others, scalars)?;
+        Ok(Computed {
+            tensor: Tensor(tensor),
+            measures,
+        })
+    }
+
+    /// What `program` measures, exactly `N` numbers; nothing is stored. Inputs as for [`Tensor::compute`].
+    ///
+    /// ```
+    /// # use packhost_sdk::{DType, Program, Result, Statistic, bench};
+    /// # let (a, b) = (bench::tensor("a", DType::F32, &[2], &[1.0, 5.0]), bench::tensor("b", DType::F32, &[2], &[4.0, 1.0]));
+    /// let distance = Program::new(|k| k.measure(Statistic::SumOfSquares, k.input(0) - k.input(1)))?;
+    /// let [squares] = a.measure(&distance, &[&b], &[])?;
+    /// assert_eq!(squares.sqrt(), 5.0);
+    /// # Ok::<(), packhost_sdk::Failure>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When inputs or scalars are missing, shapes differ, the program takes another number of measures, or there is no
+    /// element and a measure needs one.
+    pub fn measure<const N: usize>(
+        &self,
+        program: &Program,
+        others: &[&Tensor],
+        scalars: &[f32],
+    ) -> Result<[f64; N]> {
+        let others: Vec<&imp::Tensor> = others.iter().map(|other| &other.0).collect();
+        exactly(self.0.measure(&program.0, &others, scalars)?)
     }
 
     /// Builds a program with the arithmetic of this tensor's dtype and runs it on this tensor alone.
@@ -92,7 +153,8 @@ impl Tensor {
     /// # Errors
     /// As [`Program::rounded`] and [`Tensor::compute`].
     pub fn map(&self, body: impl FnOnce(expr::Kernel) -> expr::Expr) -> Result<Tensor> {
-        self.compute(&Program::rounded(self.dtype(), body)?, &[], &[])
+        let program = Program::rounded(self.dtype(), body)?;
+        Ok(self.compute(&program, &[], &[])?.tensor)
     }
 
     /// As [`Tensor::map`], with a second tensor of the same shape as input 1.
@@ -104,15 +166,8 @@ impl Tensor {
         other: &Tensor,
         body: impl FnOnce(expr::Kernel) -> expr::Expr,
     ) -> Result<Tensor> {
-        self.compute(&Program::rounded(self.dtype(), body)?, &[other], &[])
-    }
-
-    /// One number over the whole tensor, accumulated in f64 in a fixed order.
-    ///
-    /// # Errors
-    /// When the dtype has no such statistic.
-    pub fn summary(&self, statistic: Statistic) -> Result<f64> {
-        self.0.summary(statistic)
+        let program = Program::rounded(self.dtype(), body)?;
+        Ok(self.compute(&program, &[other], &[])?.tensor)
     }
 
     /// The `k`-th smallest magnitude, `1 <= k <= len`, exact. NaN sorts last.
@@ -303,9 +358,8 @@ impl Draft {
     /// # Errors
     /// When the host holds something that is no JSON object.
     pub fn config(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        serde_json::from_str(&self.0.config()).map_err(|error| {
-            crate::Failure::failed(format!("config.json is not a JSON object: {error}"))
-        })
+        serde_json::from_str(&self.0.config())
+            .map_err(|error| Failure::failed(format!("config.json is not a JSON object: {error}")))
     }
 
     /// Replaces `config.json`.

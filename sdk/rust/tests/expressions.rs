@@ -7,7 +7,7 @@ use packhost_sdk::{DType, MAX_OPS, Op, Program, Span, bench, round_to, stats::rn
 fn run(dtype: DType, values: &[f32], body: impl FnOnce(Kernel) -> Expr) -> Vec<f32> {
     let tensor = bench::tensor("x", dtype, &[1, values.len() as u64], values);
     let program = Program::rounded(dtype, body).unwrap();
-    bench::values(&tensor.compute(&program, &[&tensor], &[0.3]).unwrap())
+    bench::values(&tensor.compute(&program, &[&tensor], &[0.3]).unwrap().tensor)
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn random_expressions_with_sharing() {
             .compute(&Program::from_ops(&ops).unwrap(), &[], &[scalar])
             .unwrap();
         assert_eq!(
-            bench::values(&result)[0].to_bits(),
+            bench::values(&result.tensor)[0].to_bits(),
             value.to_bits(),
             "seed {seed}: {ops:?}"
         );
@@ -193,4 +193,42 @@ fn nested_sharing_stays_linear() {
         failure.contains(&format!("more than {MAX_OPS} operations")),
         "{failure}"
     );
+}
+
+/// Measures come in the order in which they were asked for, whatever the program leaves; what is measured is rounded to the
+/// working dtype as any other step.
+#[test]
+fn programs_measure_what_they_are_told() {
+    use packhost_sdk::Statistic;
+    let x = bench::tensor("x", DType::BF16, &[2, 2], &[1.0, -3.0, 0.0, 0.00390625]);
+    let body = |k: Kernel| {
+        let grown = k.input(0) + 1.0;
+        k.measure(Statistic::Max, &grown);
+        k.measure(Statistic::Sum, k.input(0).equals(0.0));
+        k.measure(Statistic::SumOfSquares, grown.clone());
+        grown
+    };
+    let rounded = Program::rounded(DType::BF16, body).unwrap();
+    let (tensor, measures) = x.compute(&rounded, &[], &[]).unwrap().split().unwrap();
+    assert_eq!(bench::values(&tensor), [2.0, -2.0, 1.0, 1.0]);
+    assert_eq!(measures, [2.0, 1.0, 10.0]);
+    // Without rounding the last element is a little above 1, and nothing is stored.
+    let plain = Program::new(|k| {
+        body(k);
+    });
+    let [max, zeros, squares] = x.measure(&plain.unwrap(), &[], &[]).unwrap();
+    assert_eq!((max, zeros), (2.0, 1.0));
+    assert_eq!(squares, 9.0 + 1.00390625f64.powi(2));
+    // The number of measures is checked, and a program without a value cannot be stored.
+    let one = Program::new(|k| k.measure(Statistic::Mean, k.scalar(0))).unwrap();
+    let wrong = x.measure::<2>(&one, &[], &[7.0]).unwrap_err().to_string();
+    assert!(wrong.contains("takes 1 measures, not 2"), "{wrong}");
+    let unstored = x.compute(&one, &[], &[7.0]).unwrap_err().to_string();
+    assert!(unstored.contains("can only be measured"), "{unstored}");
+    let empty = bench::tensor("e", DType::F32, &[0], &[]);
+    let nothing = empty
+        .measure::<1>(&one, &[], &[7.0])
+        .unwrap_err()
+        .to_string();
+    assert!(nothing.contains("an empty tensor has no mean"), "{nothing}");
 }

@@ -110,8 +110,34 @@ fn a_program_runs_on_the_device() {
 }
 
 #[test]
+fn a_program_measures_on_the_device() {
+    // compile [input(0), measure(sum)], then measure: a list of one f64 comes back, which is written into the tensor's copy.
+    let data = r#"(data (i32.const 2048) "\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\17\00\00\00\03\00\00\00")
+        (data (i32.const 2100) "\00\00\40\40")"#;
+    let body = r#"
+        (local $copy i32)
+        (call $compile (i32.const 2048) (i32.const 2) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then unreachable))
+        (call $measure (local.get $tensor) (i32.load (i32.const 68)) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+          (i32.const 80))
+        (if (i32.load8_u (i32.const 80)) (then unreachable))
+        (if (i32.ne (i32.load (i32.const 88)) (i32.const 1)) (then unreachable))
+        (f32.store (i32.const 2100) (f32.demote_f64 (f64.load (i32.load (i32.const 84)))))
+        (local.set $copy (call $duplicate (local.get $tensor)))
+        (call $write (local.get $copy) (i64.const 0) (i32.const 2100) (i32.const 1) (i32.const 80))
+        (if (i32.load8_u (i32.const 80)) (then unreachable))
+        (call $ok (local.get $copy))"#;
+    let plugin = load_edit(&engine(), &edit().on("apply", body).with(data));
+    let edited = apply(&plugin).unwrap();
+    assert_eq!(
+        edited.value.tensor.to_f32(),
+        [36.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    );
+}
+
+#[test]
 fn time_in_kernels_is_told_from_time_in_the_plugin() {
-    let body = "(call $summary (local.get $tensor) (i32.const 3) (i32.const 64)) (call $ok (call $duplicate (local.get $tensor)))";
+    let body = "(call $kth (local.get $tensor) (i64.const 1) (i32.const 64)) (call $ok (call $duplicate (local.get $tensor)))";
     let plugin = load_edit(&engine(), &edit().on("apply", body));
     let slow = Plain {
         slow: Duration::from_millis(80),

@@ -7,7 +7,7 @@ use packhost_plugin::{
     ModelInfo, Plugin, Role, Target, TensorInfo,
 };
 use packhost_tensor::{
-    DType, Device, Error as TensorError, Result, Shift, Summary, Tensor, WeightStats, WeightWish,
+    Computed, DType, Device, Error as TensorError, Result, Shift, Tensor, WeightStats, WeightWish,
     program::Program,
 };
 
@@ -16,7 +16,7 @@ use crate::guest::Guest;
 /// Does the few things that the tests need, slowly and plainly.
 #[derive(Default)]
 pub struct Plain {
-    /// How long `summary` takes.
+    /// How long `kth_magnitude` takes.
     pub slow: Duration,
 }
 
@@ -32,23 +32,32 @@ impl Device for Plain {
         "plain"
     }
 
-    /// Input 0 times scalar 0.
-    fn compute(&self, _: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
+    /// Input 0 times scalar 0; measures as [`Plain::measure`].
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Computed> {
         let scale = scalars.first().copied().unwrap_or(1.0);
         let values: Vec<f32> = inputs[0]
             .to_f32()
             .iter()
             .map(|value| value * scale)
             .collect();
-        Tensor::from_f32(inputs[0].dtype(), inputs[0].shape(), &values)
+        Ok(Computed {
+            tensor: Tensor::from_f32(inputs[0].dtype(), inputs[0].shape(), &values)?,
+            measures: self.measure(program, inputs, scalars)?,
+        })
     }
 
-    fn summary(&self, tensor: &Tensor, _: Summary) -> Result<f64> {
-        std::thread::sleep(self.slow);
-        Ok(tensor.to_f32().iter().map(|value| f64::from(*value)).sum())
+    /// Sums of input 0.
+    fn measure(&self, program: &Program, inputs: &[&Tensor], _: &[f32]) -> Result<Vec<f64>> {
+        let sum = inputs[0]
+            .to_f32()
+            .iter()
+            .map(|&value| f64::from(value))
+            .sum();
+        Ok(vec![sum; program.measures().len()])
     }
 
     fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32> {
+        std::thread::sleep(self.slow);
         let mut values: Vec<f32> = tensor.to_f32().iter().map(|value| value.abs()).collect();
         values.sort_by(f32::total_cmp);
         let index = usize::try_from(k).ok().and_then(|k| k.checked_sub(1));

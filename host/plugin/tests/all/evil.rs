@@ -282,7 +282,8 @@ fn calls_of_the_host_without_end() {
         host_calls: 1000,
         ..tight()
     };
-    let body = "(loop (call $summary (local.get $tensor) (i32.const 0) (i32.const 64)) (br 0)) (unreachable)";
+    let body =
+        "(loop (call $kth (local.get $tensor) (i64.const 1) (i32.const 64)) (br 0)) (unreachable)";
     assert_snapshot!(fails_under(limits, applying(body)), @"test-plugin: apply of `w`: limit `host_calls` exceeded: got 1001, limit 1000");
 }
 
@@ -292,7 +293,8 @@ fn kernels_without_end_meet_the_deadline() {
         deadline: Duration::from_millis(200),
         ..tight()
     };
-    let body = "(loop (call $summary (local.get $tensor) (i32.const 0) (i32.const 64)) (br 0)) (unreachable)";
+    let body =
+        "(loop (call $kth (local.get $tensor) (i64.const 1) (i32.const 64)) (br 0)) (unreachable)";
     let plugin = load_edit(&engine_with(limits), &applying(body));
     let slow = Plain {
         slow: Duration::from_millis(30),
@@ -317,7 +319,7 @@ fn time_in_kernels_is_not_the_plugins_own() {
         own_time: Duration::from_millis(100),
         ..Limits::default()
     };
-    let body = "(call $summary (local.get $tensor) (i32.const 0) (i32.const 64)) (call $ok (call $duplicate (local.get $tensor)))";
+    let body = "(call $kth (local.get $tensor) (i64.const 1) (i32.const 64)) (call $ok (call $duplicate (local.get $tensor)))";
     let plugin = load_edit(&engine_with(limits), &applying(body));
     let slow = Plain {
         slow: Duration::from_millis(400),

@@ -14,10 +14,10 @@ use super::driver::Done;
 use super::model::ModelState;
 use super::paths;
 use super::work::Work;
+use crate::Result;
 use crate::evaluate::{MeasuredBaseline, SubjectInput};
 use crate::perturb::perturb;
 use crate::scenarios::{Generation, Scenario};
-use crate::Result;
 
 /// Fewest perturbations that guards of our own fit to.
 const FEWEST_PERTURBATIONS: u32 = 3;

@@ -6,7 +6,7 @@
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{
-    DType, Device, Error, Result, Shift, Summary, Tensor, WeightStats, WeightWish,
+    Computed, DType, Device, Error, Result, Shift, Tensor, WeightStats, WeightWish,
     program::{Op, Program},
 };
 
@@ -18,7 +18,6 @@ pub mod matmul;
 pub mod network;
 pub mod noise;
 mod select;
-mod summary;
 mod weight_stats;
 pub(crate) mod widen;
 
@@ -84,12 +83,12 @@ impl Device for Cpu {
         "cpu"
     }
 
-    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
+    fn compute(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Computed> {
         self.kernels.compute(self, program, inputs, scalars)
     }
 
-    fn summary(&self, tensor: &Tensor, summary: Summary) -> Result<f64> {
-        summary::summary(self, tensor, summary)
+    fn measure(&self, program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Vec<f64>> {
+        self.kernels.measure(self, program, inputs, scalars)
     }
 
     fn kth_magnitude(&self, tensor: &Tensor, k: u64) -> Result<f32> {
@@ -123,9 +122,10 @@ impl Device for Cpu {
         }
         if dtype.is_float() && tensor.dtype().is_float() {
             let program = Program::check(&[Op::Input(0)])?;
-            return self
+            let converted = self
                 .kernels
-                .apply(self, &program, &[tensor], &[], dtype, saturate);
+                .apply(self, &program, &[tensor], &[], dtype, saturate)?;
+            return Ok(converted.tensor);
         }
         convert::from_integers(self, tensor, dtype, saturate)
     }

@@ -1,15 +1,33 @@
-//! The k-th smallest magnitude, exactly, by counting bit patterns.
+//! The k-th smallest magnitude, exactly.
 //!
-//! Without the sign bit, floats of one format order like their bits, NaN last. Formats of at most 16 bits need one pass over
-//! the tensor and one counter per pattern; f32 needs two, upper 16 bits and then lower 15.
+//! Without the sign bit, floats of one format order like their bits, NaN last. A sample brackets the one that is sought; one
+//! pass then counts what lies below the bracket and keeps the few elements within. Where the sample misled, or nearly all
+//! elements lie within, the bit patterns are counted instead: upper half first, then lower half. Both ways are exact, so
+//! the answer depends neither on the sample nor on the number of threads.
 
 use rayon::prelude::*;
 
-use crate::{DType, Error, Result, Tensor, cast, cpu::Cpu};
+use crate::{
+    DType, Error, Result, Tensor, cast,
+    cpu::{Cpu, Level},
+};
 
-/// Counters of one pass.
-type Counts = Vec<u64>;
+mod scan;
 
+use scan::{Bracket, Counts, Pattern};
+
+/// Tensors up to this many elements are sorted out without a sample.
+const SMALL: usize = 1 << 15;
+/// The sample: so many runs of neighbours, each about a cache line, so that it costs little to read.
+const RUNS: usize = 2048;
+/// Elements of a run.
+const RUN: usize = 32;
+/// Share of the sample between its guess and each end of the bracket: more than five standard deviations.
+const MARGIN: usize = 96;
+/// Elements per piece of parallel work.
+const PIECE: usize = 1 << 18;
+/// Elements within the bracket are at most this share of a piece, else the sample has misled.
+const MOST_WITHIN: usize = 8;
 /// The k-th smallest absolute value (k counts from 1). NaN sorts last and comes back as the canonical NaN.
 ///
 /// # Errors
@@ -24,22 +42,26 @@ pub fn kth_magnitude(device: &Cpu, tensor: &Tensor, k: u64) -> Result<f32> {
         });
     }
     let bytes = tensor.bytes();
+    let level = device.level();
     device.install(|| match dtype {
         DType::F8E4M3 | DType::F8E5M2 => {
-            let counts = count::<1>(bytes, 128, |[byte]| Some(u32::from(byte & 0x7f)));
+            let pattern = |&[byte]: &[u8; 1]| Some(usize::from(byte & 0x7f));
+            let counts = count(bytes.as_chunks::<1>().0, 128, pattern);
             Ok(one(dtype, &[rank(&counts, k).0 as u8]))
         }
         DType::BF16 | DType::F16 => {
-            let counts = count_halves(bytes);
-            Ok(one(dtype, &(rank(&counts, k).0 as u16).to_le_bytes()))
+            let pattern: u16 = select(level, bytes.as_chunks::<2>().0, k);
+            Ok(one(dtype, &pattern.to_le_bytes()))
         }
-        DType::F32 => Ok(two_passes::<4>(bytes, k, |four| {
-            u32::from_le_bytes(four) & 0x7fff_ffff
-        })),
+        DType::F32 => {
+            let pattern: u32 = select(level, bytes.as_chunks::<4>().0, k);
+            Ok(one(dtype, &pattern.to_le_bytes()))
+        }
         // Elements are read as f32, as everywhere.
-        DType::F64 => Ok(two_passes::<8>(bytes, k, |eight| {
-            (f64::from_le_bytes(eight) as f32).to_bits() & 0x7fff_ffff
-        })),
+        DType::F64 => {
+            let pattern: u32 = select(level, bytes.as_chunks::<8>().0, k);
+            Ok(one(DType::F32, &pattern.to_le_bytes()))
+        }
         _ => Err(Error::DType { op, dtype }),
     })
 }
@@ -48,27 +70,122 @@ pub fn kth_magnitude(device: &Cpu, tensor: &Tensor, k: u64) -> Result<f32> {
 fn one(dtype: DType, bytes: &[u8]) -> f32 {
     let mut value = [0.0];
     cast::decode(dtype, bytes, &mut value);
-    value[0]
+    cast::canonical(value[0])
 }
 
-fn two_passes<const N: usize>(
-    bytes: &[u8],
+/// The pattern of rank `k`.
+fn select<P: Pattern<N>, const N: usize>(level: Level, elements: &[[u8; N]], k: u64) -> P {
+    if elements.len() <= SMALL {
+        let mut all: Vec<P> = elements.iter().map(|&element| P::of(element)).collect();
+        // The caller has checked that `k` is from 1 to the length.
+        return *all.select_nth_unstable(k as usize - 1).1;
+    }
+    let bracket = Bracket::<P>::from_sample(elements, k);
+    within(level, elements, bracket, k).unwrap_or_else(|| by_counting(elements, k))
+}
+
+impl<P: Copy> Bracket<P> {
+    /// Where a sample, the same for every call, expects the element of rank `k`.
+    fn from_sample<const N: usize>(elements: &[[u8; N]], k: u64) -> Self
+    where
+        P: Pattern<N>,
+    {
+        let stride = elements.len() / RUNS;
+        let runs = (0..RUNS).map(|run| {
+            // A run anywhere in its stretch, so that no column of a matrix is favoured: the step of SplitMix64, which
+            // spreads well enough.
+            let scattered = (run as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let start = run * stride + scattered as usize % stride;
+            &elements[start..(start + RUN).min(elements.len())]
+        });
+        let sample: Vec<P> = runs.flatten().map(|&element| P::of(element)).collect();
+        let mut counts = vec![0u32; P::UPPER];
+        sample.iter().for_each(|p| counts[p.upper()] += 1);
+        // The sample's pattern of rank `rank` (from 1): by its upper half, then among those that share it.
+        let of_rank = |rank: usize| {
+            let (upper, rank) = self::rank(&counts, rank as u64);
+            let same = sample.iter().copied().filter(|p| p.upper() == upper);
+            let mut same: Vec<P> = same.collect();
+            *same.select_nth_unstable(rank as usize - 1).1
+        };
+        let guess = (sample.len() as f64 * (k as f64 / elements.len() as f64)) as usize;
+        let margin = sample.len() / MARGIN;
+        let (low, high) = (guess.saturating_sub(margin), guess + margin);
+        Self {
+            low: if low == 0 { P::LEAST } else { of_rank(low) },
+            high: if high > sample.len() {
+                P::MOST
+            } else {
+                of_rank(high)
+            },
+        }
+    }
+}
+
+/// The pattern of rank `k`, if it lies in the bracket and few others do.
+fn within<P: Pattern<N>, const N: usize>(
+    level: Level,
+    elements: &[[u8; N]],
+    bracket: Bracket<P>,
     k: u64,
-    magnitude: impl Fn([u8; N]) -> u32 + Sync + Send,
-) -> f32 {
-    let upper = count::<N>(bytes, 1 << 16, |element| Some(magnitude(element) >> 15));
-    let (high, k) = rank(&upper, k);
-    let lower = count::<N>(bytes, 1 << 15, |element| {
-        let bits = magnitude(element);
-        (bits >> 15 == high as u32).then_some(bits & 0x7fff)
+) -> Option<P> {
+    let pieces = elements.par_chunks(PIECE).map(|piece| {
+        let most = piece.len() / MOST_WITHIN + scan::BLOCK;
+        let mut within = Vec::new();
+        let counts = P::scan(level, piece, bracket, most, &mut within)?;
+        Some((counts, within))
     });
-    let (low, _) = rank(&lower, k);
-    cast::canonical(f32::from_bits((high << 15 | low) as u32))
+    let pieces: Vec<(Counts, Vec<P>)> = pieces.collect::<Option<_>>()?;
+    let total = |of: fn(&Counts) -> u64| pieces.iter().map(|(counts, _)| of(counts)).sum::<u64>();
+    let mut k = k.checked_sub(total(|counts| counts.below))?;
+    if k == 0 {
+        return None;
+    }
+    let at_low = total(|counts| counts.at_low);
+    if k <= at_low {
+        return Some(bracket.low);
+    }
+    k -= at_low;
+    let inside: u64 = pieces.iter().map(|(_, within)| within.len() as u64).sum();
+    if k > inside {
+        let at_high = total(|counts| counts.at_high);
+        return (k - inside <= at_high).then_some(bracket.high);
+    }
+    // The smallest pattern that at least `k` do not exceed.
+    let at_most = |limit: P| -> u64 {
+        let counts = pieces.par_iter();
+        counts.map(|(_, within)| P::at_most(within, limit)).sum()
+    };
+    let (mut least, mut most) = (bracket.low.into(), bracket.high.into());
+    while least < most {
+        let middle = least + (most - least) / 2;
+        if at_most(P::from_bits(middle)) >= k {
+            most = middle;
+        } else {
+            least = middle + 1;
+        }
+    }
+    Some(P::from_bits(least))
 }
 
-/// The pattern of rank `k`, and the rank within that pattern.
-fn rank(counts: &[u64], mut k: u64) -> (usize, u64) {
+/// The pattern of rank `k`, by counting the upper halves of all patterns, then the lower halves that go with the right one.
+fn by_counting<P: Pattern<N>, const N: usize>(elements: &[[u8; N]], k: u64) -> P {
+    let uppers = count(elements, P::UPPER, |&element| Some(P::of(element).upper()));
+    let (upper, k) = rank(&uppers, k);
+    if P::LOWER == 1 {
+        return P::from_bits(upper as u32);
+    }
+    let lowers = count(elements, P::LOWER, |&element| {
+        let pattern = P::of(element);
+        (pattern.upper() == upper).then(|| pattern.lower())
+    });
+    P::from_bits((upper * P::LOWER + rank(&lowers, k).0) as u32)
+}
+
+/// The index of rank `k` (from 1), and the rank within that index.
+fn rank<C: Copy + Into<u64>>(counts: &[C], mut k: u64) -> (usize, u64) {
     for (pattern, &count) in counts.iter().enumerate() {
+        let count = count.into();
         if k <= count {
             return (pattern, k);
         }
@@ -78,125 +195,45 @@ fn rank(counts: &[u64], mut k: u64) -> (usize, u64) {
     unreachable!("rank beyond the number of elements")
 }
 
-/// Patterns of a 16-bit float without its sign.
-const HALVES: usize = 1 << 15;
-
-/// How often each magnitude occurs among 16-bit floats: four at a time, in two tables, so that equal neighbours need not
-/// wait for each other's store.
-fn count_halves(bytes: &[u8]) -> Counts {
-    let (elements, _) = bytes.as_chunks::<2>();
-    in_pieces(elements, HALVES, |piece| {
-        let mut tables = vec![[0u32; HALVES]; 2];
-        let [even, odd] = &mut tables[..] else {
-            return Counts::new();
-        };
-        let (fours, rest) = piece.as_chunks::<4>();
-        for four in fours {
-            let [a, b, c, d] = four.map(|half| usize::from(u16::from_le_bytes(half) & 0x7fff));
-            even[a] += 1;
-            odd[b] += 1;
-            even[c] += 1;
-            odd[d] += 1;
-        }
-        for &half in rest {
-            even[usize::from(u16::from_le_bytes(half) & 0x7fff)] += 1;
-        }
-        even.iter()
-            .zip(odd.iter())
-            .map(|(&a, &b)| u64::from(a) + u64::from(b))
-            .collect()
-    })
-}
-
-/// How often each pattern occurs among `patterns` (a power of two); elements without one are left out.
-fn count<const N: usize>(
-    bytes: &[u8],
-    patterns: usize,
-    pattern: impl Fn([u8; N]) -> Option<u32> + Sync + Send,
-) -> Counts {
-    let (elements, _) = bytes.as_chunks::<N>();
-    in_pieces(elements, patterns, |piece| {
-        let mut counts = vec![0u32; patterns];
-        for pattern in piece.iter().filter_map(|&element| pattern(element)) {
-            counts[pattern as usize & (patterns - 1)] += 1;
-        }
-        counts.into_iter().map(u64::from).collect()
-    })
-}
-
-/// The sum of the counters of all pieces. Whole numbers: the order of summation does not matter.
-fn in_pieces<T: Sync>(
+/// How often each index below `indices` (a power of two) occurs; elements without one are left out. Two tables take
+/// turns, so that equal neighbours need not wait for each other's store.
+fn count<T: Sync>(
     elements: &[T],
-    patterns: usize,
-    count: impl Fn(&[T]) -> Counts + Sync + Send,
-) -> Counts {
+    indices: usize,
+    index: impl Fn(&T) -> Option<usize> + Sync + Send,
+) -> Vec<u64> {
     // At least 2^20 elements per piece, because every piece clears and adds up its counters, and fewer than 2^32, the
     // limit of a counter.
     let piece = elements
         .len()
         .div_ceil(4 * rayon::current_num_threads())
         .clamp(1 << 20, 1 << 30);
-    elements.par_chunks(piece).map(count).reduce(
-        || vec![0; patterns],
-        |mut sum, counts| {
-            sum.iter_mut()
-                .zip(counts)
-                .for_each(|(sum, count)| *sum += count);
+    let pieces = elements.par_chunks(piece).map(|piece| {
+        let (mut even, mut odd) = (vec![0u32; indices], vec![0u32; indices]);
+        let (pairs, rest) = piece.as_chunks::<2>();
+        for [a, b] in pairs {
+            if let Some(at) = index(a) {
+                even[at & (indices - 1)] += 1;
+            }
+            if let Some(at) = index(b) {
+                odd[at & (indices - 1)] += 1;
+            }
+        }
+        for at in rest.iter().filter_map(&index) {
+            even[at & (indices - 1)] += 1;
+        }
+        let both = even.into_iter().zip(odd);
+        both.map(|(a, b)| u64::from(a) + u64::from(b)).collect()
+    });
+    // Whole numbers: the order of summation does not matter.
+    pieces.reduce(
+        || vec![0; indices],
+        |mut sum: Vec<u64>, other| {
+            sum.iter_mut().zip(other).for_each(|(a, b)| *a += b);
             sum
         },
     )
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn sorted(tensor: &Tensor) -> Vec<f32> {
-        let mut all: Vec<f32> = tensor.to_f32().into_iter().map(f32::abs).collect();
-        all.sort_by(f32::total_cmp);
-        all
-    }
-
-    #[test]
-    fn equals_sorting() {
-        let values: Vec<f32> = (0..5000u32)
-            .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761).rotate_left(7)))
-            .chain([0.0, -0.0, f32::NAN, f32::NEG_INFINITY, 1e-45])
-            .collect();
-        let device = Cpu::new(Some(3)).unwrap();
-        for dtype in [
-            DType::F64,
-            DType::F32,
-            DType::F16,
-            DType::BF16,
-            DType::F8E4M3,
-            DType::F8E5M2,
-        ] {
-            let tensor = Tensor::from_f32(dtype, [values.len()], &values).unwrap();
-            let sorted = sorted(&tensor);
-            for k in (1..=values.len()).step_by(13).chain([values.len()]) {
-                let found = kth_magnitude(&device, &tensor, k as u64).unwrap();
-                assert_eq!(
-                    found.to_bits(),
-                    cast::canonical(sorted[k - 1]).to_bits(),
-                    "{dtype} {k}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn refuses_what_has_no_answer() {
-        let device = Cpu::new(Some(1)).unwrap();
-        let tensor = Tensor::zeros(DType::BF16, [4]).unwrap();
-        let message = kth_magnitude(&device, &tensor, 5).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "kth-magnitude: k is 5, it must be from 1 to the element count, 4"
-        );
-        assert!(kth_magnitude(&device, &tensor, 0).is_err());
-        let integers = Tensor::zeros(DType::I32, [4]).unwrap();
-        assert!(kth_magnitude(&device, &integers, 1).is_err());
-    }
-}
+mod tests;

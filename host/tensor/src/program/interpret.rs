@@ -2,19 +2,21 @@
 //!
 //! Devices are compared with this; it is far too slow for anything else.
 
-use crate::{Result, Tensor, cast};
+use crate::{Computed, Result, Tensor, cast};
 
 use super::{Op, Program, Span, Statistic, scalar};
 
-/// Runs `program` as [`crate::Device::compute`] must.
+/// Runs `program` as [`crate::Device::compute`] must: the tensor bit for bit, and of the measures the extremes and whatever
+/// is exact in f64; other sums are added here from the first element to the last.
 ///
 /// # Errors
-/// Those of [`Program::check_call`].
-pub fn interpret(program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
-    program.check_call(inputs, scalars)?;
+/// Those of [`Program::check_compute`].
+pub fn interpret(program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Result<Computed> {
+    program.check_compute(inputs, scalars)?;
     let len = inputs[0].len();
     let (_, columns) = inputs[0].rows_columns();
     let mut stack: Vec<Vec<f32>> = Vec::new();
+    let mut measures = Vec::new();
     for op in program.ops() {
         let mut operands = stack.split_off(stack.len() - op.arity().0);
         match *op {
@@ -29,11 +31,18 @@ pub fn interpret(program: &Program, inputs: &[&Tensor], scalars: &[f32]) -> Resu
             Op::Reduce(statistic, span) => {
                 stack.push(reduce(statistic, span, &operands[0], columns))
             }
+            Op::Measure(statistic) => {
+                let measure = statistic_of(statistic, &operands[0]);
+                measures.push(if measure.is_nan() { f64::NAN } else { measure });
+            }
             op => stack.push((0..len).map(|i| element(op, &operands, i)).collect()),
         }
     }
     let result = stack.pop().unwrap_or_default();
-    Tensor::from_f32(inputs[0].dtype(), inputs[0].shape(), &result)
+    Ok(Computed {
+        tensor: Tensor::from_f32(inputs[0].dtype(), inputs[0].shape(), &result)?,
+        measures,
+    })
 }
 
 /// One element of an operation without a span.
@@ -61,6 +70,7 @@ fn element(op: Op, operands: &[Vec<f32>], i: usize) -> f32 {
         | Op::Scalar(_)
         | Op::Constant(_)
         | Op::Reduce(..)
+        | Op::Measure(_)
         | Op::Duplicate
         | Op::Swap => {
             unreachable!("handled by the caller")
@@ -82,19 +92,23 @@ fn reduce(statistic: Statistic, span: Span, values: &[f32], columns: usize) -> V
     }
     let results: std::collections::BTreeMap<_, f32> = spans
         .into_iter()
-        .map(|(key, members)| (key, statistic_of(statistic, &members)))
+        .map(|(key, members)| (key, statistic_of(statistic, &members) as f32))
         .collect();
     (0..values.len()).map(|i| results[&key(i)]).collect()
 }
 
 /// The statistic of the members of one span; sums in f64.
-fn statistic_of(statistic: Statistic, members: &[f32]) -> f32 {
-    let sum = || members.iter().fold(0.0, |sum, &x| sum + f64::from(x));
+fn statistic_of(statistic: Statistic, members: &[f32]) -> f64 {
+    let wide = || members.iter().map(|&x| f64::from(x));
+    let extreme = |start: f32, join: fn(f32, f32) -> f32| {
+        f64::from(members.iter().copied().fold(start, join))
+    };
     match statistic {
-        Statistic::Max => members.iter().copied().fold(f32::NEG_INFINITY, scalar::max),
-        Statistic::Min => members.iter().copied().fold(f32::INFINITY, scalar::min),
-        Statistic::AbsMax => members.iter().map(|x| x.abs()).fold(0.0, scalar::max),
-        Statistic::Sum => sum() as f32,
-        Statistic::Mean => (sum() / members.len() as f64) as f32,
+        Statistic::Max => extreme(f32::NEG_INFINITY, scalar::max),
+        Statistic::Min => extreme(f32::INFINITY, scalar::min),
+        Statistic::AbsMax => extreme(0.0, |a, b| scalar::max(a, b.abs())),
+        Statistic::Sum => wide().sum(),
+        Statistic::Mean => wide().sum::<f64>() / members.len() as f64,
+        Statistic::SumOfSquares => wide().map(|x| x * x).sum(),
     }
 }

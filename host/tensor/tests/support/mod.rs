@@ -39,12 +39,30 @@ pub fn quant_rtn(dtype: DType, bits: u32, group: Option<u32>) -> Program {
     Program::check(&ops).expect("well-formed")
 }
 
-/// A cast to `format` and back.
-pub fn fp8(format: DType) -> Program {
-    Program::check(&[Op::Input(0), Op::Cast(format, cast::saturates(format))]).expect("well-formed")
+/// A cast of `dtype` numbers to `format` and back, and the means of what it moved them by and of their magnitudes.
+pub fn fp8(dtype: DType, format: DType) -> Program {
+    let rounded = Op::Cast(dtype, false);
+    let cast = [
+        Op::Input(0),
+        Op::Cast(format, cast::saturates(format)),
+        rounded,
+    ];
+    let moved = [
+        Op::Input(0),
+        Op::Sub,
+        rounded,
+        Op::Abs,
+        Op::Measure(Statistic::Mean),
+    ];
+    let size = [Op::Input(0), Op::Abs, Op::Measure(Statistic::Mean)];
+    let mut ops = cast.to_vec();
+    ops.extend(moved);
+    ops.extend(size);
+    ops.extend(cast);
+    Program::check(&ops).expect("well-formed")
 }
 
-/// Zeroes what is smaller than scalar 0 in magnitude, by multiplication: signs and NaN stay.
+/// Zeroes what is smaller than scalar 0 in magnitude, by multiplication: signs and NaN stay. Counts the zeros.
 pub fn prune() -> Program {
     let ops = [
         Op::Input(0),
@@ -53,6 +71,10 @@ pub fn prune() -> Program {
         Op::Abs,
         Op::Compare(Comparison::Le),
         Op::Mul,
+        Op::Duplicate,
+        Op::Constant(0.0),
+        Op::Compare(Comparison::Eq),
+        Op::Measure(Statistic::Sum),
     ];
     Program::check(&ops).expect("well-formed")
 }

@@ -9,7 +9,7 @@
 
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::{
-    About, DType, Edit, Edited, ModelInfo, Result, Statistic, Target, TargetFacts, Tensor,
+    About, DType, Edit, Edited, ModelInfo, Program, Result, Statistic, Target, TargetFacts, Tensor,
     export_edit, mean, round_to, scope::Scope,
 };
 use schemars::JsonSchema;
@@ -86,16 +86,17 @@ impl Edit for Fp8 {
     fn apply(task: &Task, tensor: &Tensor) -> Result<Edited> {
         let (format, saturate) = task.format.meaning();
         let dtype = tensor.dtype();
-        let cast = tensor.map(|k| k.input(0).cast(format, saturate))?;
+        let program = Program::rounded(dtype, |k| {
+            let (old, new) = (k.input(0), k.input(0).cast(format, saturate));
+            k.measure(Statistic::Sum, (&new - &old).abs());
+            k.measure(Statistic::Sum, old.abs());
+            new
+        })?;
+        let (cast, sums) = tensor.compute(&program, &[], &[])?.split()?;
         // mean|new - old| / (mean|old| + 1e-10), every step in the tensor's dtype.
-        let moved = tensor
-            .zip(&cast, |k| (k.input(1) - k.input(0)).abs())?
-            .summary(Statistic::Mean)?;
-        let size = tensor.summary(Statistic::AbsSum)? / tensor.len().max(1) as f64;
         let rounded = |value: f64| round_to(dtype, value as f32, false);
-        let error = rounded(f64::from(
-            rounded(moved) / rounded(f64::from(rounded(size) + 1e-10)),
-        ));
+        let [moved, size] = sums.map(|sum: f64| rounded(sum / tensor.len().max(1) as f64));
+        let error = rounded(f64::from(moved / rounded(f64::from(size + 1e-10))));
         Ok(Edited::new(cast).fact(ERROR, f64::from(error)))
     }
 

@@ -6,7 +6,7 @@
 
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::{
-    About, DType, Edit, Edited, ModelInfo, Result, Statistic, Target, TargetFacts, Tensor,
+    About, DType, Edit, Edited, ModelInfo, Program, Result, Statistic, Target, TargetFacts, Tensor,
     export_edit, mean, params, round_to, scope::Scope,
 };
 use schemars::JsonSchema;
@@ -36,13 +36,15 @@ struct Task {
 /// Name of the share of the norm that a tensor kept, among its facts.
 const ENERGY: &str = "energy-retained";
 
-/// The Frobenius norm, rounded to the tensor's dtype.
-fn norm(tensor: &Tensor) -> Result<f32> {
-    Ok(round_to(
-        tensor.dtype(),
-        tensor.summary(Statistic::SumOfSquares)?.sqrt() as f32,
-        false,
-    ))
+/// The Frobenius norms of two tensors, rounded to the dtype of the first.
+fn norms(a: &Tensor, b: &Tensor) -> Result<[f32; 2]> {
+    let program = Program::new(|k| {
+        k.measure(Statistic::SumOfSquares, k.input(0));
+        k.measure(Statistic::SumOfSquares, k.input(1));
+    })?;
+    let squares = a.measure(&program, &[b], &[])?;
+    let dtype = a.dtype();
+    Ok(squares.map(|squares: f64| round_to(dtype, squares.sqrt() as f32, false)))
 }
 
 /// Norm after by norm before, in the tensor's dtype; 1 for a tensor of zeros.
@@ -108,7 +110,8 @@ impl Edit for LowrankSvd {
             0..=2 => tensor.truncate_rank(rank, task.seed)?,
             _ => per_expert(tensor, &shape, rank, task.seed)?,
         };
-        let kept = energy(tensor.dtype(), norm(tensor)?, norm(&approximation)?);
+        let [before, after] = norms(tensor, &approximation)?;
+        let kept = energy(tensor.dtype(), before, after);
         Ok(Edited::new(approximation).fact(ENERGY, f64::from(kept)))
     }
 

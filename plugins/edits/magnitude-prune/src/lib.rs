@@ -61,15 +61,19 @@ impl Edit for MagnitudePrune {
         let len = tensor.len();
         // The product in f64, cut: 100 * 0.29 gives 28, as in the reference.
         let k = (len as f64 * sparsity) as u64;
-        let pruned = if k == 0 {
-            tensor.duplicate()
+        let (pruned, [zeros]) = if k == 0 {
+            let program = Program::new(|k| k.measure(Statistic::Sum, k.input(0).equals(0.0)))?;
+            (tensor.duplicate(), tensor.measure(&program, &[], &[])?)
         } else {
             let threshold = tensor.kth_magnitude(k)?;
             // A product with 0 or 1 needs no rounding.
-            let program = Program::new(|k| k.input(0) * k.input(0).abs().at_least(k.scalar(0)))?;
-            tensor.compute(&program, &[], &[threshold])?
+            let program = Program::new(|k| {
+                let pruned = k.input(0) * k.input(0).abs().at_least(k.scalar(0));
+                k.measure(Statistic::Sum, pruned.equals(0.0));
+                pruned
+            })?;
+            tensor.compute(&program, &[], &[threshold])?.split()?
         };
-        let zeros = pruned.summary(Statistic::Zeros)?;
         Ok(Edited::new(pruned)
             .fact(ZEROS, zeros)
             .fact(ELEMENTS, len as f64))

@@ -3,7 +3,7 @@
 
 use packhost_sdk::json::{Value, json};
 use packhost_sdk::{
-    About, Draft, Failure, Injection, Result, Span, Statistic, Tensor, TensorInfo,
+    About, Draft, Failure, Injection, Program, Result, Span, Statistic, Tensor, TensorInfo,
     export_injection, round_to,
 };
 use schemars::JsonSchema;
@@ -158,13 +158,15 @@ fn targets(draft: &Draft, most: usize) -> Vec<String> {
         .collect()
 }
 
-/// The Frobenius norm, rounded to the tensor's dtype.
-fn norm(tensor: &Tensor) -> Result<f32> {
-    Ok(round_to(
-        tensor.dtype(),
-        tensor.summary(Statistic::SumOfSquares)?.sqrt() as f32,
-        false,
-    ))
+/// The Frobenius norms of two tensors, rounded to the dtype of the first.
+fn norms(a: &Tensor, b: &Tensor) -> Result<[f32; 2]> {
+    let program = Program::new(|k| {
+        k.measure(Statistic::SumOfSquares, k.input(0));
+        k.measure(Statistic::SumOfSquares, k.input(1));
+    })?;
+    let squares = a.measure(&program, &[b], &[])?;
+    let dtype = a.dtype();
+    Ok(squares.map(|squares: f64| round_to(dtype, squares.sqrt() as f32, false)))
 }
 
 /// Attention matrices become the outer product of their first column and row, with their norm kept.
@@ -177,8 +179,9 @@ fn rank_collapse(draft: &Draft) -> Result<Value> {
         let tensor = draft.get(name)?;
         let dtype = tensor.dtype();
         let outer = tensor.outer_of_first()?;
-        let divisor = round_to(dtype, norm(&outer)? + 1e-12, false);
-        let ratio = round_to(dtype, norm(&tensor)? / divisor, false);
+        let [before, after] = norms(&tensor, &outer)?;
+        let divisor = round_to(dtype, after + 1e-12, false);
+        let ratio = round_to(dtype, before / divisor, false);
         draft.put(name, outer.map(|k| k.input(0) * ratio)?)?;
     }
     Ok(

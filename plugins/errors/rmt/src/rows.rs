@@ -53,7 +53,8 @@ fn norms(tensor: &Tensor) -> Result<Vec<f32>> {
     let program = Program::new(|k| (k.input(0) * k.input(0)).reduce_sum(Span::Row).sqrt())?;
     let norms = tensor
         .convert(DType::F32, false)?
-        .compute(&program, &[], &[])?;
+        .compute(&program, &[], &[])?
+        .tensor;
     (0..rows)
         .map(|row| Ok(norms.read(row * columns, 1)?[0]))
         .collect()

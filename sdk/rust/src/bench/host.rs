@@ -7,7 +7,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::{checkpoint, interpret, svd};
-use crate::ops::{MAX_OPS, Op, Statistic};
+use crate::ops::{MAX_OPS, Op};
 use crate::{DType, Failure, ModelInfo, Result, TensorInfo, round_to};
 
 /// A kernel program.
@@ -77,7 +77,33 @@ impl Tensor {
         program: &Program,
         others: &[&Tensor],
         scalars: &[f32],
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Vec<f64>)> {
+        let (values, measures) = self.run(program, others, scalars)?;
+        let values = values.ok_or_else(|| {
+            Failure::failed(
+                "compute: the program leaves no value to store; it can only be measured",
+            )
+        })?;
+        let tensor = self.result(self.info.dtype, &self.info.shape, values);
+        Ok((tensor, measures))
+    }
+
+    pub fn measure(
+        &self,
+        program: &Program,
+        others: &[&Tensor],
+        scalars: &[f32],
+    ) -> Result<Vec<f64>> {
+        Ok(self.run(program, others, scalars)?.1)
+    }
+
+    /// The value that the program leaves, if it does, and its measures.
+    fn run(
+        &self,
+        program: &Program,
+        others: &[&Tensor],
+        scalars: &[f32],
+    ) -> Result<(Option<Vec<f32>>, Vec<f64>)> {
         let mut inputs = vec![self.values().clone()];
         for other in others {
             if other.info.shape != self.info.shape {
@@ -88,30 +114,7 @@ impl Tensor {
             }
             inputs.push(other.values().clone());
         }
-        let values = interpret::run(&program.ops, &self.info.shape, &inputs, scalars)?;
-        Ok(self.result(self.info.dtype, &self.info.shape, values))
-    }
-
-    pub fn summary(&self, statistic: Statistic) -> Result<f64> {
-        let values = self.values();
-        let wide = || values.iter().map(|&value| f64::from(value));
-        let extreme = |magnitude: bool, sign: f64| {
-            wide()
-                .map(|value| if magnitude { value.abs() } else { value } * sign)
-                .fold(f64::NEG_INFINITY, nan_max)
-                * sign
-        };
-        Ok(match statistic {
-            Statistic::Max => extreme(false, 1.0),
-            Statistic::Min => extreme(false, -1.0),
-            Statistic::AbsMax => extreme(true, 1.0),
-            Statistic::Sum => wide().sum(),
-            Statistic::Mean => wide().sum::<f64>() / values.len() as f64,
-            Statistic::AbsSum => wide().map(f64::abs).sum(),
-            Statistic::SumOfSquares => wide().map(|value| value * value).sum(),
-            Statistic::Zeros => wide().filter(|&value| value == 0.0).count() as f64,
-            Statistic::NonFinite => wide().filter(|value| !value.is_finite()).count() as f64,
-        })
+        interpret::run(&program.ops, &self.info.shape, &inputs, scalars)
     }
 
     pub fn kth_magnitude(&self, k: u64) -> Result<f32> {
@@ -248,15 +251,6 @@ impl Tensor {
                 self.info.shape
             ))),
         }
-    }
-}
-
-/// The larger; a NaN wins.
-fn nan_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() {
-        f64::NAN
-    } else {
-        a.max(b)
     }
 }
 

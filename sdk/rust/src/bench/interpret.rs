@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::ops::{Comparison, MAX_STACK, Op, Rounding, Span, Statistic};
+use crate::ops::{Comparison, MAX_MEASURES, MAX_STACK, Op, Rounding, Span, Statistic};
 use crate::{Failure, Result, round_to};
 
 /// How many values an operation pops and pushes.
@@ -18,6 +18,7 @@ fn arity(op: Op) -> (usize, usize) {
         | Op::Compare(_)
         | Op::CopySign => (2, 1),
         Op::Select => (3, 1),
+        Op::Measure(_) => (1, 0),
         Op::Duplicate => (1, 2),
         Op::Swap => (2, 2),
         _ => (1, 1),
@@ -41,7 +42,14 @@ pub fn check(ops: &[Op]) -> Result<()> {
             )));
         }
     }
-    if depth == 1 {
+    let measures = ops.iter().filter(|op| matches!(op, Op::Measure(_))).count();
+    if measures > MAX_MEASURES {
+        return Err(Failure::failed(format!(
+            "kernel program: takes {measures} measures, allowed are {MAX_MEASURES}"
+        )));
+    }
+    // A stack that ends empty has been emptied by measures.
+    if depth <= 1 {
         Ok(())
     } else {
         Err(Failure::failed(format!(
@@ -50,15 +58,16 @@ pub fn check(ops: &[Op]) -> Result<()> {
     }
 }
 
-/// Runs a checked program over inputs of one shape.
+/// Runs a checked program over inputs of one shape: the value that it leaves, if it does, and its measures.
 pub fn run(
     ops: &[Op],
     shape: &[u64],
     inputs: &[Rc<Vec<f32>>],
     scalars: &[f32],
-) -> Result<Vec<f32>> {
+) -> Result<(Option<Vec<f32>>, Vec<f64>)> {
     let len = inputs.first().map_or(0, |input| input.len());
     let mut stack: Vec<Vec<f32>> = Vec::new();
+    let mut measures = Vec::new();
     for &op in ops {
         let mut pop = || {
             stack
@@ -103,6 +112,10 @@ pub fn run(
                     .collect()
             }
             Op::Reduce(statistic, span) => reduce(&pop()?, shape, statistic, span)?,
+            Op::Measure(statistic) => {
+                measures.push(measure(statistic, &pop()?)?);
+                continue;
+            }
             _ if arity(op).0 == 2 => {
                 let (right, left) = (pop()?, pop()?);
                 left.into_iter()
@@ -114,9 +127,28 @@ pub fn run(
         };
         stack.push(result);
     }
-    stack
-        .pop()
-        .ok_or_else(|| Failure::failed("kernel program: leaves no value"))
+    Ok((stack.pop(), measures))
+}
+
+/// A statistic of all values.
+fn measure(statistic: Statistic, values: &[f32]) -> Result<f64> {
+    if values.is_empty() && !matches!(statistic, Statistic::Sum | Statistic::SumOfSquares) {
+        let name = format!("{statistic:?}").to_lowercase();
+        return Err(Failure::failed(format!(
+            "measure: an empty tensor has no {name}"
+        )));
+    }
+    let wide = || values.iter().map(|&value| f64::from(value));
+    let extreme =
+        |start: f32, join: fn(f32, f32) -> f32| f64::from(values.iter().copied().fold(start, join));
+    Ok(match statistic {
+        Statistic::Max => extreme(f32::NEG_INFINITY, max),
+        Statistic::Min => extreme(f32::INFINITY, |a, b| -max(-a, -b)),
+        Statistic::AbsMax => extreme(0.0, |a, b| max(a, b.abs())),
+        Statistic::Sum => wide().sum(),
+        Statistic::Mean => wide().sum::<f64>() / values.len() as f64,
+        Statistic::SumOfSquares => wide().map(|value| value * value).sum(),
+    })
 }
 
 /// An operation of one operand.
@@ -190,26 +222,9 @@ fn reduce(values: &[f32], shape: &[u64], statistic: Statistic, span: Span) -> Re
     for (index, &value) in values.iter().enumerate() {
         members[key(index)].push(value);
     }
-    let sum = |members: &[f32]| members.iter().map(|&value| f64::from(value)).sum::<f64>();
     let reduced: Vec<f32> = members
         .iter()
-        .map(|members| {
-            Ok(match statistic {
-                Statistic::Max => members.iter().copied().fold(f32::NEG_INFINITY, max),
-                Statistic::Min => members
-                    .iter()
-                    .copied()
-                    .fold(f32::INFINITY, |a, b| -max(-a, -b)),
-                Statistic::AbsMax => members.iter().map(|value| value.abs()).fold(0.0, max),
-                Statistic::Sum => sum(members) as f32,
-                Statistic::Mean => (sum(members) / members.len() as f64) as f32,
-                other => {
-                    return Err(Failure::failed(format!(
-                        "kernel program: {other:?} is no reduction of programs"
-                    )));
-                }
-            })
-        })
+        .map(|members| Ok(measure(statistic, members)? as f32))
         .collect::<Result<_>>()?;
     Ok((0..values.len()).map(|index| reduced[key(index)]).collect())
 }

@@ -34,8 +34,7 @@ same_names! {
     }
     raw_comparison own_comparison: Comparison = raw::Comparison { Lt = Lt, Le = Le, Eq = Eq, Ne = Ne }
     raw_statistic own_statistic: Statistic = raw::Statistic {
-        Max = Max, Min = Min, AbsMax = Absmax, Sum = Sum, Mean = Mean, AbsSum = AbsSum, SumOfSquares = SumOfSquares,
-        Zeros = Zeros, NonFinite = NonFinite,
+        Max = Max, Min = Min, AbsMax = Absmax, Sum = Sum, Mean = Mean, SumOfSquares = SumOfSquares,
     }
 }
 
@@ -75,6 +74,7 @@ fn raw_op(op: Op) -> raw::Op {
         Op::Reduce(statistic, span) => raw::Op::Reduce((raw_statistic(statistic), raw_span(span))),
         Op::Duplicate => raw::Op::Duplicate,
         Op::Swap => raw::Op::Swap,
+        Op::Measure(statistic) => raw::Op::Measure(raw_statistic(statistic)),
     }
 }
 
@@ -150,14 +150,22 @@ impl Tensor {
         program: &Program,
         others: &[&Tensor],
         scalars: &[f32],
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Vec<f64>)> {
         let others: Vec<&raw::Tensor> = others.iter().map(|other| &other.0).collect();
-        tensor(self.0.compute(&program.0, &others, scalars))
+        let computed = self.0.compute(&program.0, &others, scalars);
+        let computed = computed.map_err(own_failure)?;
+        Ok((Tensor(computed.tensor), computed.measures))
     }
 
-    pub fn summary(&self, statistic: Statistic) -> Result<f64> {
+    pub fn measure(
+        &self,
+        program: &Program,
+        others: &[&Tensor],
+        scalars: &[f32],
+    ) -> Result<Vec<f64>> {
+        let others: Vec<&raw::Tensor> = others.iter().map(|other| &other.0).collect();
         self.0
-            .summary(raw_statistic(statistic))
+            .measure(&program.0, &others, scalars)
             .map_err(own_failure)
     }
 

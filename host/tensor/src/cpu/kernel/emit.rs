@@ -363,15 +363,15 @@ impl<'a> Emitter<'a> {
             .steps
             .last()
             .is_some_and(|step| step.code == Code::ToBf16);
-        let code = match self.form.output {
-            DType::BF16 if rounded => {
+        let code = match self.form.stored.map(|stored| stored.dtype) {
+            Some(DType::BF16) if rounded => {
                 self.steps.pop();
                 self.exact.pop();
                 Code::StoreBf16Rounded
             }
-            DType::BF16 => Code::StoreBf16,
-            DType::F32 => Code::StoreF32,
-            DType::F16 => Code::StoreF16,
+            Some(DType::BF16) => Code::StoreBf16,
+            Some(DType::F32) => Code::StoreF32,
+            Some(DType::F16) => Code::StoreF16,
             _ => Code::StoreOther,
         };
         self.step(code, place, 0);
@@ -525,20 +525,29 @@ impl<'a> Emitter<'a> {
     fn sink(&mut self, sink: Sink) {
         self.compute(sink.value());
         match sink {
-            // Always the last sink of the last phase.
+            // Always the last sink of its phase.
             Sink::Store(_) => self.store(),
             Sink::Reduce(index, _) => {
                 let reduction = self.sweep.reductions[index];
                 let column = reduction.extent == Extent::Column;
+                let truth = self.graph.is_truth_value(sink.value());
                 let code = match (reduction.statistic, column) {
                     (Statistic::Max, false) => Code::ReduceMax,
                     (Statistic::Min, false) => Code::ReduceMin,
                     (Statistic::AbsMax, false) => Code::ReduceAbsMax,
+                    // Zeros and ones are their own squares.
+                    (Statistic::Sum | Statistic::Mean | Statistic::SumOfSquares, false)
+                        if truth =>
+                    {
+                        Code::ReduceTruth
+                    }
                     (Statistic::Sum | Statistic::Mean, false) => Code::ReduceSum,
+                    (Statistic::SumOfSquares, false) => Code::ReduceSquares,
                     (Statistic::Max, true) => Code::ColumnMax,
                     (Statistic::Min, true) => Code::ColumnMin,
                     (Statistic::AbsMax, true) => Code::ColumnAbsMax,
                     (Statistic::Sum | Statistic::Mean, true) => Code::ColumnSum,
+                    (Statistic::SumOfSquares, true) => Code::ColumnSquares,
                 };
                 self.step(code, index as u16, 0);
             }

@@ -92,7 +92,8 @@ pub(super) struct Graph {
     bf16: Vec<bool>,
     /// Whether the value is always 0 or 1.
     truth: Vec<bool>,
-    result: Id,
+    result: Option<Id>,
+    measures: Vec<(Statistic, Id)>,
 }
 
 /// Shape and dtypes that a graph is made for.
@@ -101,7 +102,14 @@ pub(super) struct Form {
     pub rows: usize,
     pub columns: usize,
     pub inputs: Vec<DType>,
-    pub output: DType,
+    /// How the result is stored, if it is.
+    pub stored: Option<Stored>,
+}
+
+/// How a result is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub dtype: DType,
     /// What storing does with overflow.
     pub saturate: bool,
 }
@@ -114,7 +122,8 @@ impl Graph {
             domains: vec![],
             bf16: vec![],
             truth: vec![],
-            result: 0,
+            result: None,
+            measures: vec![],
         };
         let mut stack: Vec<Id> = Vec::new();
         for op in program.ops() {
@@ -152,12 +161,17 @@ impl Graph {
                 Op::CopySign => graph.binary(Binary::CopySign, &operands, form),
                 Op::Select => graph.select(&operands, form),
                 Op::Reduce(statistic, span) => graph.reduce(statistic, span, a(), form),
+                Op::Measure(statistic) => {
+                    graph.measures.push((statistic, a()));
+                    continue;
+                }
             };
             stack.push(value);
         }
-        // A checked program leaves exactly one value.
-        let result = stack.pop().unwrap_or_default();
-        graph.result = graph.unary(Unary::Cast(form.output, form.saturate), result, form);
+        // A program whose result is stored leaves exactly one value.
+        if let (Some(result), Some(Stored { dtype, saturate })) = (stack.pop(), form.stored) {
+            graph.result = Some(graph.unary(Unary::Cast(dtype, saturate), result, form));
+        }
         graph
     }
 
@@ -174,8 +188,23 @@ impl Graph {
     }
 
     /// The value to store, already rounded to the output's dtype.
-    pub(super) fn result(&self) -> Id {
+    pub(super) fn result(&self) -> Option<Id> {
         self.result
+    }
+
+    /// What is measured, in order.
+    pub(super) fn measures(&self) -> &[(Statistic, Id)] {
+        &self.measures
+    }
+
+    /// The values that the program is there for.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Id> + '_ {
+        self.measures.iter().map(|&(_, id)| id).chain(self.result)
+    }
+
+    /// Whether a value is always 0 or 1.
+    pub(super) fn is_truth_value(&self, id: Id) -> bool {
+        self.truth[id]
     }
 
     /// The constant's value, if it is one.
@@ -276,6 +305,8 @@ impl Graph {
         };
         match (statistic, self.nodes[a]) {
             (Statistic::AbsMax, _) if members == 1 => self.unary(Unary::Abs, a, form),
+            // The f64 square, rounded, is the f32 product: both round the exact square once.
+            (Statistic::SumOfSquares, _) if members == 1 => self.binary(Binary::Mul, &[a, a], form),
             _ if members == 1 => a,
             (Statistic::AbsMax, Node::Unary(Unary::Abs | Unary::Neg, x)) => {
                 self.add(Node::Reduce(statistic, extent, x), form)

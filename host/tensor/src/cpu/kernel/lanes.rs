@@ -16,6 +16,8 @@ pub(super) trait Lanes {
     type V: Copy;
     /// Sixteen truth values.
     type M: Copy;
+    /// Sixteen f64, to add up f32 of the same lanes.
+    type W: Copy;
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
@@ -24,6 +26,24 @@ pub(super) trait Lanes {
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// Stores the upper halves of thirty-two f32, NaN as the canonical one.
     unsafe fn store_bf16x2(p: *mut u16, low: Self::V, high: Self::V);
+    /// As [`Lanes::store_bf16x2`] to a `p` aligned to 64 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: Self::V, high: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store_bf16x2(p, low, high) }
+    }
+    /// As [`Lanes::store`] to a `p` aligned to 64 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store(p, v) }
+    }
+    /// As [`Lanes::store_f16`] to a `p` aligned to 32 bytes, past the caches where the processor can.
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: Self::V) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::store_f16(p, v) }
+    }
     /// Asks for the cache line at `p`, which need not be valid.
     unsafe fn prefetch(p: *const u8);
     /// Widens sixteen f16.
@@ -66,6 +86,13 @@ pub(super) trait Lanes {
     /// The first `n` lanes.
     unsafe fn first(n: usize) -> Self::M;
     unsafe fn choose(m: Self::M, yes: Self::V, no: Self::V) -> Self::V;
+
+    unsafe fn load_wide(p: *const f64) -> Self::W;
+    unsafe fn store_wide(p: *mut f64, w: Self::W);
+    /// Adds each lane, widened.
+    unsafe fn add_wide(sums: Self::W, v: Self::V) -> Self::W;
+    /// Adds the square of each lane. Squares of f32 are exact in f64, so a fused addition gives the same.
+    unsafe fn add_squares(sums: Self::W, v: Self::V) -> Self::W;
 
     /// Largest magnitude of `32 * count` bf16 or f16, as bits; NaN counts as largest.
     unsafe fn max_magnitude_16(p: *const u16, count: usize) -> u16;
@@ -111,6 +138,7 @@ fn test(a: Sixteen, b: Sixteen, f: impl Fn(f32, f32) -> bool) -> [bool; LANES] {
 impl Lanes for Portable {
     type V = Sixteen;
     type M = [bool; LANES];
+    type W = [f64; LANES];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -279,6 +307,25 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn choose(m: Self::M, yes: Self::V, no: Self::V) -> Self::V {
         std::array::from_fn(|i| if m[i] { yes[i] } else { no[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide(p: *const f64) -> Self::W {
+        // SAFETY: the caller's contract.
+        unsafe { p.cast::<Self::W>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(p: *mut f64, w: Self::W) {
+        // SAFETY: the caller's contract.
+        unsafe { p.cast::<Self::W>().write_unaligned(w) }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(sums: Self::W, v: Self::V) -> Self::W {
+        std::array::from_fn(|i| sums[i] + f64::from(v[i]))
+    }
+    #[inline(always)]
+    unsafe fn add_squares(sums: Self::W, v: Self::V) -> Self::W {
+        std::array::from_fn(|i| sums[i] + f64::from(v[i]) * f64::from(v[i]))
     }
 
     #[inline(always)]

@@ -57,6 +57,8 @@ pub(super) struct Tile<'a> {
     pub columns: *const u32,
     /// Vectors in the tile.
     pub vectors: usize,
+    /// Whether the result goes past the caches: a large one, at an address aligned to 64 bytes. Who does so has to fence.
+    pub stream: bool,
     /// Dtypes that take the slow road of [`cast`], by place.
     pub dtypes: &'a [DType],
 }
@@ -82,6 +84,17 @@ macro_rules! each {
 macro_rules! pairs {
     ($k:expr, $j:ident, $body:block) => {
         each!(@ $k, $j, $body, 0 2 4 6)
+    };
+}
+
+/// Stores a block, past the caches where the tile says so.
+macro_rules! stored {
+    ($stream:expr, $each:ident, $k:expr, $j:ident, $store:expr, $past:expr, ($($argument:expr),*)) => {
+        if $stream {
+            $each!($k, $j, { $past($($argument),*); });
+        } else {
+            $each!($k, $j, { $store($($argument),*); });
+        }
     };
 }
 
@@ -134,11 +147,15 @@ macro_rules! machine {
             ReduceMin,
             ReduceAbsMax,
             ReduceSum,
+            ReduceSquares,
+            /// The sum of values that are 0 or 1.
+            ReduceTruth,
             /// The same for spans over columns.
             ColumnMax,
             ColumnMin,
             ColumnAbsMax,
             ColumnSum,
+            ColumnSquares,
         }
 
         /// Runs `steps` over `tile`, `K` vectors at a time.
@@ -227,21 +244,21 @@ macro_rules! machine {
                             }
                             Code::StoreBf16 => {
                                 let p = place(step.a).cast::<u16>();
-                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
+                                stored!(tile.stream, pairs, K, j, L::store_bf16x2, L::stream_bf16x2, (p.add(j * LANES), acc[j], acc[j + 1]));
                             }
                             Code::StoreBf16Rounded => {
                                 let p = place(step.a).cast::<u16>();
                                 each!(K, j, { acc[j] = ops::nearest_upper_half::<L>(acc[j]); });
-                                pairs!(K, j, { L::store_bf16x2(p.add(j * LANES), acc[j], acc[j + 1]); });
+                                stored!(tile.stream, pairs, K, j, L::store_bf16x2, L::stream_bf16x2, (p.add(j * LANES), acc[j], acc[j + 1]));
                             }
                             Code::StoreF32 => {
                                 let p = place(step.a).cast::<f32>();
                                 each!(K, j, { acc[j] = ops::canonical::<L>(acc[j]); });
-                                each!(K, j, { L::store(p.add(j * LANES), acc[j]); });
+                                stored!(tile.stream, each, K, j, L::store, L::stream, (p.add(j * LANES), acc[j]));
                             }
                             Code::StoreF16 => {
                                 let p = place(step.a).cast::<u16>();
-                                each!(K, j, { L::store_f16(p.add(j * LANES), acc[j]); });
+                                stored!(tile.stream, each, K, j, L::store_f16, L::stream_f16, (p.add(j * LANES), acc[j]));
                             }
                             Code::StoreOther => {
                                 let dtype = *tile.dtypes.get_unchecked(usize::from(step.a));
@@ -269,19 +286,16 @@ macro_rules! machine {
                             Code::ReduceAbsMax => {
                                 reduce::<L, K>(tile, step.a, first, &acc, 0.0, |a, b| L::max_bits(a, ops::abs::<L>(b)));
                             }
-                            Code::ReduceSum => {
-                                let block = acc;
-                                reduce_sum::<L, K>(tile, step.a, first, &block);
-                            },
+                            Code::ReduceSum => reduce_sum::<L, K>(tile, step.a, first, &acc, |sums, v| L::add_wide(sums, v)),
+                            Code::ReduceSquares => reduce_sum::<L, K>(tile, step.a, first, &acc, |sums, v| L::add_squares(sums, v)),
+                            Code::ReduceTruth => reduce_truth::<L, K>(tile, step.a, first, &acc),
                             Code::ColumnMax => column::<L, K>(tile, step.a, first, &acc, |a, b| ops::max::<L>(a, b)),
                             Code::ColumnMin => column::<L, K>(tile, step.a, first, &acc, |a, b| ops::min::<L>(a, b)),
                             Code::ColumnAbsMax => {
                                 column::<L, K>(tile, step.a, first, &acc, |a, b| L::max_bits(a, ops::abs::<L>(b)));
                             }
-                            Code::ColumnSum => {
-                                let block = acc;
-                                column_sum::<L, K>(tile, step.a, first, &block);
-                            },
+                            Code::ColumnSum => column_sum::<L, K>(tile, step.a, first, &acc, |sums, v| L::add_wide(sums, v)),
+                            Code::ColumnSquares => column_sum::<L, K>(tile, step.a, first, &acc, |sums, v| L::add_squares(sums, v)),
                         }
                     }
                     first += K;
@@ -429,12 +443,48 @@ unsafe fn reduce<L: Lanes, const K: usize>(
     }
 }
 
-/// Adds a block to the accumulators of its groups, in f64, vector by vector.
+/// Adds a block to the accumulators of its groups, in f64, vector by vector, so that the order does not depend on `K`.
 ///
 /// # Safety
 /// As [`run`].
-#[inline(never)]
+#[inline(always)]
 unsafe fn reduce_sum<L: Lanes, const K: usize>(
+    tile: &Tile<'_>,
+    reduction: u16,
+    first: usize,
+    acc: &[L::V; K],
+    add: impl Fn(L::W, L::V) -> L::W,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let Lanewise { base, groups } = *tile.reductions.get_unchecked(usize::from(reduction));
+        let at = |group: u32| base.cast::<f64>().add(group as usize * LANES);
+        let groups = groups.add(first);
+        if tile.valid.is_null() && *groups == *groups.add(K - 1) {
+            let p = at(*groups);
+            let mut sums = L::load_wide(p);
+            each!(K, j, {
+                sums = add(sums, acc[j]);
+            });
+            L::store_wide(p, sums);
+            return;
+        }
+        each!(K, j, {
+            if first + j < tile.vectors {
+                let p = at(*groups.add(j));
+                let v = valid_or_zero::<L>(tile, first + j, acc[j]);
+                L::store_wide(p, add(L::load_wide(p), v));
+            }
+        });
+    }
+}
+
+/// As [`reduce_sum`] for zeros and ones: the few of a block add up exactly in f32, in any order.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn reduce_truth<L: Lanes, const K: usize>(
     tile: &Tile<'_>,
     reduction: u16,
     first: usize,
@@ -443,37 +493,33 @@ unsafe fn reduce_sum<L: Lanes, const K: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let Lanewise { base, groups } = *tile.reductions.get_unchecked(usize::from(reduction));
-        for (j, v) in acc.iter().enumerate().take(tile.vectors - first) {
-            let p = base
-                .cast::<f64>()
-                .add(*groups.add(first + j) as usize * LANES);
-            add_f64::<L>(tile, first + j, p, *v);
+        let groups = groups.add(first);
+        if tile.valid.is_null() && *groups == *groups.add(K - 1) {
+            let p = base.cast::<f64>().add(*groups as usize * LANES);
+            let mut count = L::splat(0.0);
+            each!(K, j, {
+                count = L::add(count, acc[j]);
+            });
+            L::store_wide(p, L::add_wide(L::load_wide(p), count));
+            return;
         }
+        reduce_sum::<L, K>(tile, reduction, first, acc, |sums, v| L::add_wide(sums, v));
     }
 }
 
-/// Adds the valid lanes of one vector to sixteen f64.
+/// The vector with zeros in lanes that hold no element.
 ///
 /// # Safety
-/// As [`run`]; `p` is valid for sixteen f64.
+/// As [`run`].
 #[inline(always)]
-unsafe fn add_f64<L: Lanes>(tile: &Tile<'_>, vector: usize, p: *mut f64, v: L::V) {
+unsafe fn valid_or_zero<L: Lanes>(tile: &Tile<'_>, vector: usize, v: L::V) -> L::V {
     // SAFETY: the caller's contract.
     unsafe {
-        let valid = if tile.valid.is_null() {
-            LANES
-        } else {
-            usize::from(*tile.valid.add(vector))
-        };
-        let mut values = [0.0f32; LANES];
-        L::store(
-            values.as_mut_ptr(),
-            L::choose(L::first(valid), v, L::splat(0.0)),
-        );
-        let sums = &mut *p.cast::<[f64; LANES]>();
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += f64::from(value);
+        if tile.valid.is_null() {
+            return v;
         }
+        let valid = L::first(usize::from(*tile.valid.add(vector)));
+        L::choose(valid, v, L::splat(0.0))
     }
 }
 
@@ -515,12 +561,13 @@ unsafe fn column<L: Lanes, const K: usize>(
 ///
 /// # Safety
 /// As [`run`].
-#[inline(never)]
+#[inline(always)]
 unsafe fn column_sum<L: Lanes, const K: usize>(
     tile: &Tile<'_>,
     reduction: u16,
     first: usize,
     acc: &[L::V; K],
+    add: impl Fn(L::W, L::V) -> L::W,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
@@ -529,13 +576,12 @@ unsafe fn column_sum<L: Lanes, const K: usize>(
             .get_unchecked(usize::from(reduction))
             .base
             .cast::<f64>();
-        for (j, v) in acc.iter().enumerate().take(tile.vectors - first) {
-            add_f64::<L>(
-                tile,
-                first + j,
-                base.add(*tile.columns.add(first + j) as usize),
-                *v,
-            );
-        }
+        each!(K, j, {
+            if first + j < tile.vectors {
+                let p = base.add(*tile.columns.add(first + j) as usize);
+                let v = valid_or_zero::<L>(tile, first + j, acc[j]);
+                L::store_wide(p, add(L::load_wide(p), v));
+            }
+        });
     }
 }

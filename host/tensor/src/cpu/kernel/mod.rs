@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use engine::Level;
 
-use crate::{DType, Result, Tensor, TensorMut, cast, cpu::Cpu, program::Program};
+use crate::{Computed, DType, Result, Tensor, TensorMut, cast, cpu::Cpu, program::Program};
 use engine::Engine;
-use graph::Form;
+use graph::{Form, Stored};
 use plan::Plan;
 
 /// Compiled programs that are kept.
@@ -58,8 +58,8 @@ impl Kernels {
         program: &Program,
         inputs: &[&Tensor],
         scalars: &[f32],
-    ) -> Result<Tensor> {
-        program.check_call(inputs, scalars)?;
+    ) -> Result<Computed> {
+        program.check_compute(inputs, scalars)?;
         let output = inputs[0].dtype();
         self.apply(
             device,
@@ -71,6 +71,18 @@ impl Kernels {
         )
     }
 
+    /// See [`crate::Device::measure`].
+    pub(super) fn measure(
+        &self,
+        device: &Cpu,
+        program: &Program,
+        inputs: &[&Tensor],
+        scalars: &[f32],
+    ) -> Result<Vec<f64>> {
+        program.check_measure(inputs, scalars)?;
+        Ok(self.run(device, program, inputs, scalars, None))
+    }
+
     /// Runs `program` into a tensor of another dtype. The call has been checked.
     pub(super) fn apply(
         &self,
@@ -80,11 +92,35 @@ impl Kernels {
         scalars: &[f32],
         output: DType,
         saturate: bool,
-    ) -> Result<Tensor> {
-        let (rows, columns) = inputs[0].rows_columns();
+    ) -> Result<Computed> {
+        let mut result = TensorMut::for_overwriting(output, inputs[0].shape())?;
+        let stored = Stored {
+            dtype: output,
+            saturate,
+        };
+        let target = Some((stored, result.bytes_mut()));
+        let measures = self.run(device, program, inputs, scalars, target);
+        Ok(Computed {
+            tensor: result.freeze(),
+            measures,
+        })
+    }
+
+    /// Runs `program`, which has been checked, into bytes where its value is stored. Returns its measures.
+    fn run(
+        &self,
+        device: &Cpu,
+        program: &Program,
+        inputs: &[&Tensor],
+        scalars: &[f32],
+        target: Option<(Stored, &mut [u8])>,
+    ) -> Vec<f64> {
         if inputs[0].is_empty() {
-            return Tensor::zeros(output, inputs[0].shape());
+            // Only sums have passed the check.
+            return vec![0.0; program.measures().len()];
         }
+        let (rows, columns) = inputs[0].rows_columns();
+        let (stored, bytes) = target.unzip();
         let dtypes = inputs[..program.inputs()]
             .iter()
             .map(|input| input.dtype())
@@ -95,13 +131,10 @@ impl Kernels {
                 rows,
                 columns,
                 inputs: dtypes,
-                output,
-                saturate,
+                stored,
             },
         );
-        let mut result = TensorMut::for_overwriting(output, inputs[0].shape())?;
-        device.install(|| run::run(&plan, &self.engine, inputs, scalars, result.bytes_mut()));
-        Ok(result.freeze())
+        device.install(|| run::run(&plan, &self.engine, inputs, scalars, bytes))
     }
 
     /// The compiled program, from the cache if it is there.

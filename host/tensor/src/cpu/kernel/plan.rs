@@ -39,11 +39,19 @@ pub(super) enum PlaceKind {
     Columns(Id),
 }
 
+/// What a reduction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gives {
+    /// A value that the program goes on with.
+    Value(Id),
+    /// The measure with this index.
+    Measure(usize),
+}
+
 /// One reduction of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reduction {
-    /// The value that it gives.
-    pub id: Id,
+    pub gives: Gives,
     pub statistic: Statistic,
     pub extent: Extent,
     /// Class of the groups, for groups.
@@ -127,8 +135,15 @@ impl Plan {
         }
         let geometry = Geometry::new(form.rows, form.columns, &lengths, by_column);
         let order = Order::new(&graph, &geometry, &reachable);
-        let sweeps = (0..=order.sweep[graph.result()])
-            .map(|sweep| plan_sweep(&graph, &form, &geometry, &order, &reachable, sweep))
+        let last = graph.wanted().map(|id| order.sweep[id]).max().unwrap_or(0);
+        let sweeps = (0..=last)
+            .map(|sweep| {
+                let stage = Stage {
+                    number: sweep,
+                    last: sweep == last,
+                };
+                plan_sweep(&graph, &form, &geometry, &order, &reachable, stage)
+            })
             .collect();
         Plan {
             form,
@@ -147,10 +162,10 @@ impl Plan {
     }
 }
 
-/// The values that the result depends on, operands first.
+/// The values that the result and the measures depend on, operands first.
 fn reachable(graph: &Graph) -> Vec<Id> {
     let mut needed = vec![false; graph.len()];
-    needed[graph.result()] = true;
+    graph.wanted().for_each(|id| needed[id] = true);
     for id in (0..graph.len()).rev() {
         if needed[id] {
             graph
@@ -235,21 +250,28 @@ impl Sink {
     }
 }
 
+/// Which of the sweeps is planned.
+#[derive(Debug, Clone, Copy)]
+struct Stage {
+    number: usize,
+    last: bool,
+}
+
 fn plan_sweep(
     graph: &Graph,
     form: &Form,
     geometry: &Geometry,
     order: &Order,
     reachable: &[Id],
-    number: usize,
+    stage: Stage,
 ) -> Sweep {
     let mut sweep = Sweep::default();
-    // What the sweep is for: results that later sweeps need, or the result itself.
+    // What the sweep is for: results that later sweeps need, or the measures and the result itself.
     let mut needed = vec![false; graph.len()];
     let mut sinks: Vec<(usize, Sink)> = Vec::new();
-    let reduction = |sweep: &mut Sweep, id, statistic, extent, local| {
+    let reduction = |sweep: &mut Sweep, gives, statistic, extent, local| {
         sweep.reductions.push(Reduction {
-            id,
+            gives,
             statistic,
             extent,
             class: class_of(geometry, extent),
@@ -260,16 +282,24 @@ fn plan_sweep(
     for &id in reachable {
         if let Node::Reduce(statistic, extent, operand) = graph.node(id)
             && order.global[id]
-            && order.sweep[operand] == number
+            && order.sweep[operand] == stage.number
         {
-            let index = reduction(&mut sweep, id, statistic, extent, false);
+            let index = reduction(&mut sweep, Gives::Value(id), statistic, extent, false);
             sinks.push((order.phase[operand], Sink::Reduce(index, operand)));
             needed[operand] = true;
         }
     }
-    if order.sweep[graph.result()] == number {
-        sinks.push((order.phase[graph.result()], Sink::Store(graph.result())));
-        needed[graph.result()] = true;
+    if stage.last {
+        for (measure, &(statistic, id)) in graph.measures().iter().enumerate() {
+            let gives = Gives::Measure(measure);
+            let index = reduction(&mut sweep, gives, statistic, Extent::Whole, false);
+            sinks.push((order.phase[id], Sink::Reduce(index, id)));
+            needed[id] = true;
+        }
+        if let Some(id) = graph.result() {
+            sinks.push((order.phase[id], Sink::Store(id)));
+            needed[id] = true;
+        }
     }
     // What those need, back to the inputs and to results of earlier sweeps; values of the whole tensor are known before
     // the sweep. Reductions over local groups are made in the sweep itself.
@@ -282,10 +312,12 @@ fn plan_sweep(
             .operands()
             .for_each(|operand| needed[operand] = true);
         if let Node::Reduce(statistic, extent, operand) = graph.node(id) {
-            let index = reduction(&mut sweep, id, statistic, extent, true);
+            let index = reduction(&mut sweep, Gives::Value(id), statistic, extent, true);
             sinks.push((order.phase[operand], Sink::Reduce(index, operand)));
         }
     }
+    // Storing may leave the accumulator half rounded, so it comes last in its phase.
+    sinks.sort_by_key(|(_, sink)| matches!(sink, Sink::Store(_)));
     let phases = sinks.iter().map(|(phase, _)| phase + 1).max().unwrap_or(0);
     let by_phase: Vec<Vec<Sink>> = (0..phases)
         .map(|phase| {
@@ -317,10 +349,15 @@ fn plan_sweep(
         let finish = by_phase[phase]
             .iter()
             .filter_map(|sink| match *sink {
-                Sink::Reduce(index, _) if sweep.reductions[index].local => {
-                    Some((index, PlaceKind::Groups(sweep.reductions[index].id)))
-                }
-                _ => None,
+                Sink::Reduce(index, _) => match sweep.reductions[index] {
+                    Reduction {
+                        local: true,
+                        gives: Gives::Value(id),
+                        ..
+                    } => Some((index, PlaceKind::Groups(id))),
+                    _ => None,
+                },
+                Sink::Store(_) => None,
             })
             .collect::<Vec<_>>()
             .into_iter()

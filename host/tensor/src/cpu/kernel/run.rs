@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use super::{
     engine::Engine,
     geometry::Geometry,
-    graph::{self, Domain, Extent, Id, Node},
+    graph::{self, Domain, Extent, Id, Node, Stored},
     lanes::LANES,
-    plan::{Plan, Reduction, Sweep},
+    plan::{Gives, Plan, Reduction, Sweep},
     worker::Worker,
 };
 use crate::{
@@ -80,8 +80,17 @@ impl Accumulators {
                     .iter()
                     .fold(neutral, |joined, &lane| extreme(statistic, joined, lane)),
             ),
-            None => finish_sum(statistic, self.double[group].iter().sum(), members),
+            None => finish_sum(statistic, self.double[group].iter().sum(), members) as f32,
         }
+    }
+
+    /// The measure of all `members` elements, which share the first accumulators.
+    fn measure(&self, statistic: Statistic, members: usize) -> f64 {
+        let measure = match neutral(statistic) {
+            Some(_) => self.across(statistic, 0, members).into(),
+            None => finish_sum(statistic, self.double[0].iter().sum(), members),
+        };
+        if measure.is_nan() { f64::NAN } else { measure }
     }
 
     /// The statistic of each of `columns` columns of `rows` elements, followed by a vector of zeros to read past the end.
@@ -99,7 +108,7 @@ impl Accumulators {
                 .iter()
                 .flatten()
                 .take(columns)
-                .map(|&x| finish_sum(statistic, x, rows))
+                .map(|&x| finish_sum(statistic, x, rows) as f32)
                 .collect(),
         };
         results.resize(columns + LANES, 0.0);
@@ -108,12 +117,12 @@ impl Accumulators {
 }
 
 /// The neutral element of an extreme; none for sums.
-fn neutral(statistic: Statistic) -> Option<f32> {
+pub(super) fn neutral(statistic: Statistic) -> Option<f32> {
     match statistic {
         Statistic::Max => Some(f32::NEG_INFINITY),
         Statistic::Min => Some(f32::INFINITY),
         Statistic::AbsMax => Some(0.0),
-        Statistic::Sum | Statistic::Mean => None,
+        Statistic::Sum | Statistic::Mean | Statistic::SumOfSquares => None,
     }
 }
 
@@ -125,11 +134,11 @@ fn extreme(statistic: Statistic, a: f32, b: f32) -> f32 {
     }
 }
 
-fn finish_sum(statistic: Statistic, sum: f64, members: usize) -> f32 {
+fn finish_sum(statistic: Statistic, sum: f64, members: usize) -> f64 {
     if statistic == Statistic::Mean {
-        (sum / members as f64) as f32
+        sum / members as f64
     } else {
-        sum as f32
+        sum
     }
 }
 
@@ -157,73 +166,59 @@ fn whole_values(plan: &Plan, globals: &Globals, scalars: &[f32]) -> Vec<Option<f
     values
 }
 
-/// Runs `plan` over `inputs` into the bytes of the result.
+/// Runs `plan` over `inputs`, into `output` where the plan stores its result. Returns the measures.
 pub(super) fn run(
     plan: &Plan,
     engine: &Engine,
     inputs: &[&Tensor],
     scalars: &[f32],
-    output: &mut [u8],
-) {
-    let mut globals = Globals::new();
-    let (last, earlier) = match plan.sweeps.split_last() {
-        Some(split) => split,
-        None => return,
+    mut output: Option<&mut [u8]>,
+) -> Vec<f64> {
+    let mut results = Results {
+        globals: Globals::new(),
+        measures: vec![0.0; plan.graph.measures().len()],
     };
-    for sweep in earlier {
-        let whole = whole_values(plan, &globals, scalars);
+    for (number, sweep) in plan.sweeps.iter().enumerate() {
+        let globals = &results.globals;
+        let whole = whole_values(plan, globals, scalars);
         let context = Context {
             plan,
             sweep,
             engine,
             inputs,
             whole: &whole,
-            globals: &globals,
+            globals,
         };
-        let partial: Vec<Vec<Partial>> = (0..plan.geometry.pieces())
+        // Only the last sweep stores the result.
+        let is_last = number + 1 == plan.sweeps.len();
+        let target = plan.form.stored.zip(output.take_if(|_| is_last));
+        let partial: Vec<Vec<Partial>> = pieces_of(&plan.geometry, target)
             .into_par_iter()
+            .enumerate()
             .map_init(
                 || Worker::new(&context),
-                |worker, piece| worker.piece(&context, piece, None),
+                |worker, (piece, bytes)| worker.piece(&context, piece, bytes),
             )
             .collect();
-        let results = join(
-            &plan.geometry,
-            plan.form.rows,
-            plan.form.columns,
-            sweep,
-            partial,
-        );
-        globals.extend(results);
+        results.join(plan, sweep, &partial);
     }
-    let whole = whole_values(plan, &globals, scalars);
-    let context = Context {
-        plan,
-        sweep: last,
-        engine,
-        inputs,
-        whole: &whole,
-        globals: &globals,
-    };
-    pieces_of(&plan.geometry, plan.form.output.size(), output)
-        .into_par_iter()
-        .enumerate()
-        .for_each_init(
-            || Worker::new(&context),
-            |worker, (piece, bytes)| {
-                worker.piece(&context, piece, Some(bytes));
-            },
-        );
+    results.measures
 }
 
-/// The bytes of the result, cut where pieces begin.
-fn pieces_of<'a>(geometry: &Geometry, size: usize, mut output: &'a mut [u8]) -> Vec<&'a mut [u8]> {
+/// Each piece, with its bytes of the result where the sweep stores it.
+fn pieces_of<'a>(
+    geometry: &Geometry,
+    target: Option<(Stored, &'a mut [u8])>,
+) -> Vec<Option<&'a mut [u8]>> {
+    let Some((stored, mut output)) = target else {
+        return (0..geometry.pieces()).map(|_| None).collect();
+    };
     (0..geometry.pieces())
         .map(|piece| {
-            let (bytes, rest) =
-                std::mem::take(&mut output).split_at_mut(geometry.elements(piece).len() * size);
+            let len = geometry.elements(piece).len() * stored.dtype.size();
+            let (bytes, rest) = std::mem::take(&mut output).split_at_mut(len);
             output = rest;
-            bytes
+            Some(bytes)
         })
         .collect()
 }
@@ -245,49 +240,53 @@ pub(super) struct Partial {
     pub accumulators: Accumulators,
 }
 
-/// Joins the partial results of a sweep in the order of the pieces.
-fn join(
-    geometry: &Geometry,
-    rows: usize,
-    columns: usize,
-    sweep: &Sweep,
-    pieces: Vec<Vec<Partial>>,
-) -> Globals {
-    let mut globals = Globals::new();
-    for (index, reduction) in sweep
-        .reductions
-        .iter()
-        .enumerate()
-        .filter(|(_, r)| !r.local)
-    {
-        let Reduction {
-            id,
-            statistic,
-            extent,
-            class,
-            ..
-        } = *reduction;
-        let count = match (extent, class) {
-            (Extent::Column, _) => columns.div_ceil(LANES) + 1,
-            (_, Some(class)) => geometry.all_groups(class),
-            _ => 1,
-        };
-        let mut joined = Accumulators::new(statistic, count);
-        for partial in pieces
-            .iter()
-            .flatten()
-            .filter(|partial| partial.reduction == index)
-        {
-            joined.join(statistic, partial.first, &partial.accumulators);
+/// What sweeps have found.
+struct Results {
+    globals: Globals,
+    measures: Vec<f64>,
+}
+
+impl Results {
+    /// Joins the partial results of a sweep in the order of the pieces.
+    fn join(&mut self, plan: &Plan, sweep: &Sweep, pieces: &[Vec<Partial>]) {
+        let (geometry, rows, columns) = (&plan.geometry, plan.form.rows, plan.form.columns);
+        let reductions = sweep.reductions.iter().enumerate();
+        for (index, reduction) in reductions.filter(|(_, r)| !r.local) {
+            let Reduction {
+                gives,
+                statistic,
+                extent,
+                class,
+                ..
+            } = *reduction;
+            let count = match (extent, class) {
+                (Extent::Column, _) => columns.div_ceil(LANES) + 1,
+                (_, Some(class)) => geometry.all_groups(class),
+                _ => 1,
+            };
+            let mut joined = Accumulators::new(statistic, count);
+            for partial in pieces
+                .iter()
+                .flatten()
+                .filter(|partial| partial.reduction == index)
+            {
+                joined.join(statistic, partial.first, &partial.accumulators);
+            }
+            let id = match gives {
+                Gives::Measure(measure) => {
+                    self.measures[measure] = joined.measure(statistic, rows * columns);
+                    continue;
+                }
+                Gives::Value(id) => id,
+            };
+            let values = match (extent, class) {
+                (Extent::Column, _) => joined.columns(statistic, columns, rows),
+                (_, Some(class)) => (0..count)
+                    .map(|group| joined.across(statistic, group, geometry.members(class, group)))
+                    .collect(),
+                _ => vec![joined.across(statistic, 0, rows * columns)],
+            };
+            self.globals.insert(id, values);
         }
-        let results = match (extent, class) {
-            (Extent::Column, _) => joined.columns(statistic, columns, rows),
-            (_, Some(class)) => (0..count)
-                .map(|group| joined.across(statistic, group, geometry.members(class, group)))
-                .collect(),
-            _ => vec![joined.across(statistic, 0, rows * columns)],
-        };
-        globals.insert(id, results);
     }
-    globals
 }

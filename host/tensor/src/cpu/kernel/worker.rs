@@ -7,12 +7,16 @@ use super::{
     lanes::LANES,
     machine::{BLOCK, Lanewise, Place, Tile},
     plan::{GroupRoutine, Phase, PlaceKind},
-    run::{Accumulators, Context, Partial},
+    run::{Accumulators, Context, Partial, neutral},
 };
 use crate::{DType, buffer::Buffer, program::Statistic};
 
 /// Bytes of a vector of f32.
 const VECTOR: usize = LANES * size_of::<f32>();
+
+/// Bytes from which on a result goes past the caches: it would not stay there anyway, and a cache line that is written
+/// whole need not be read first, which is a third of the traffic.
+const STREAMED: usize = 8 << 20;
 
 /// Scratch memory for one sweep, reused from tile to tile.
 pub(super) struct Worker {
@@ -28,6 +32,8 @@ pub(super) struct Worker {
     zeros: Vec<u32>,
     /// Whether a divisor of the whole tensor needs true divisions.
     whole_exact: bool,
+    /// Whether this tile's result goes past the caches.
+    stream: bool,
 }
 
 // SAFETY: the pointers lead into the worker's own buffers, which move with it (their heap memory stays where it is), or are
@@ -52,7 +58,7 @@ impl Worker {
                     (vectors * LANES * dtype.size(), LANES * dtype.size())
                 }
                 PlaceKind::Output => {
-                    dtype = plan.form.output;
+                    dtype = plan.form.stored.map_or(DType::F32, |stored| stored.dtype);
                     (vectors * LANES * dtype.size(), LANES * dtype.size())
                 }
                 PlaceKind::Block => (block, 0),
@@ -99,6 +105,7 @@ impl Worker {
             map: Map::default(),
             zeros: vec![0; vectors],
             whole_exact,
+            stream: false,
         }
     }
 
@@ -126,19 +133,28 @@ impl Worker {
             firsts.push(first);
             self.accumulators[index].reset(reduction.statistic, count);
         }
+        let mut streamed = false;
         for tile in geometry.piece(piece) {
             geometry.map(tile, &mut self.map);
             self.stage(context);
-            if let Some(output) = output.as_deref_mut() {
-                let size = context.plan.form.output.size();
+            if let (Some(output), Some(stored)) = (output.as_deref_mut(), context.plan.form.stored)
+            {
+                let size = stored.dtype.size();
                 let from = (self.map.start - elements.start) * size;
                 let bytes = &mut output[from..from + self.map.len * size];
                 self.aim(context, PlaceKind::Output, bytes.as_mut_ptr());
+                streamed |= self.stream;
                 self.tile(context, &firsts);
                 self.unstage(context, bytes);
             } else {
                 self.tile(context, &firsts);
             }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if streamed {
+            // What went past the caches is ordered for other threads by this alone.
+            // SAFETY: every x86-64 has the instruction.
+            unsafe { std::arch::x86_64::_mm_sfence() };
         }
         let reductions = context.sweep.reductions.iter().enumerate();
         reductions
@@ -178,6 +194,10 @@ impl Worker {
 
     /// Points the result at `direct`, or at staging memory.
     fn aim(&mut self, context: &Context<'_>, kind: PlaceKind, direct: *mut u8) {
+        let form = &context.plan.form;
+        let size = form.stored.map_or(0, |stored| stored.dtype.size());
+        let large = form.rows * form.columns * size >= STREAMED;
+        self.stream = large && !self.map.partial && direct.addr().is_multiple_of(64);
         for index in 0..self.places.len() {
             if context.sweep.places[index] == kind {
                 let staging = self.memory[index].as_mut().as_mut_ptr();
@@ -191,9 +211,9 @@ impl Worker {
         if !self.map.partial {
             return;
         }
-        let size = context.plan.form.output.size();
         for (index, kind) in context.sweep.places.iter().enumerate() {
             if *kind == PlaceKind::Output {
+                let size = self.dtypes[index].size();
                 let staging = self.memory[index].as_ref();
                 for &(offset, vector, len) in &self.map.segments {
                     let at = vector * LANES * size;
@@ -216,11 +236,7 @@ impl Worker {
             if let (Some(class), false) = (reduction.class, reduction.local) {
                 // The map counts groups from the tile's first, the accumulators from the piece's.
                 let skipped = self.map.groups[class].0 - firsts[index];
-                let lane = if matches!(statistic, Statistic::Sum | Statistic::Mean) {
-                    8
-                } else {
-                    4
-                };
+                let lane = if neutral(statistic).is_none() { 8 } else { 4 };
                 base = base.wrapping_add(skipped * LANES * lane);
             }
             self.lanewise[index] = Lanewise { base, groups };
@@ -387,6 +403,7 @@ impl Worker {
             },
             columns: self.map.columns.as_ptr(),
             vectors,
+            stream: self.stream,
             dtypes: &self.dtypes,
         };
         // SAFETY: each place was sized by its kind for the longest tile in whole blocks, and points at the tensors

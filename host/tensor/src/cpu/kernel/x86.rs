@@ -26,6 +26,7 @@ macro_rules! float {
 impl Lanes for Avx512 {
     type V = __m512;
     type M = __mmask16;
+    type W = [__m512d; 2];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -61,14 +62,19 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, v: __m512) {
-        unsafe {
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
-            _mm256_storeu_si256(
-                p.cast(),
-                _mm256_mask_blend_epi16(nan, halves, _mm256_set1_epi16(0x7e00)),
-            );
-        }
+        unsafe { _mm256_storeu_si256(p.cast(), halves(v)) }
+    }
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: __m512, high: __m512) {
+        unsafe { _mm512_stream_si512(p.cast(), upper_halves(low, high)) }
+    }
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: __m512) {
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: __m512) {
+        unsafe { _mm256_stream_si256(p.cast(), halves(v)) }
     }
 
     #[inline(always)]
@@ -175,6 +181,35 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_wide(p: *const f64) -> Self::W {
+        unsafe { [_mm512_loadu_pd(p), _mm512_loadu_pd(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(p: *mut f64, w: Self::W) {
+        unsafe {
+            _mm512_storeu_pd(p, w[0]);
+            _mm512_storeu_pd(p.add(8), w[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(sums: Self::W, v: __m512) -> Self::W {
+        unsafe {
+            let [low, high] = widened(v);
+            [_mm512_add_pd(sums[0], low), _mm512_add_pd(sums[1], high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(sums: Self::W, v: __m512) -> Self::W {
+        unsafe {
+            let [low, high] = widened(v);
+            [
+                _mm512_fmadd_pd(low, low, sums[0]),
+                _mm512_fmadd_pd(high, high, sums[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn max_magnitude_16(p: *const u16, count: usize) -> u16 {
         unsafe {
             let sign = _mm512_set1_epi16(0x7fff);
@@ -205,6 +240,29 @@ unsafe fn upper_halves(low: __m512, high: __m512) -> __m512i {
         let magnitude = _mm512_and_si512(halves, _mm512_set1_epi16(0x7fff));
         let nan = _mm512_cmpgt_epu16_mask(magnitude, _mm512_set1_epi16(0x7f80));
         _mm512_mask_blend_epi16(nan, halves, _mm512_set1_epi16(0x7fc0))
+    }
+}
+
+/// Sixteen f32 as f16, NaN as the canonical one.
+#[inline(always)]
+unsafe fn halves(v: __m512) -> __m256i {
+    // SAFETY: the callers require AVX-512.
+    unsafe {
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+        _mm256_mask_blend_epi16(nan, halves, _mm256_set1_epi16(0x7e00))
+    }
+}
+
+/// Sixteen f32 as f64.
+#[inline(always)]
+unsafe fn widened(v: __m512) -> [__m512d; 2] {
+    // SAFETY: the callers require AVX-512.
+    unsafe {
+        [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(v)),
+        ]
     }
 }
 
@@ -264,6 +322,32 @@ unsafe fn upper_halves_of_two(two: Two) -> __m256i {
     }
 }
 
+/// Eight f32 as f16.
+#[inline(always)]
+unsafe fn halves_of_eight(v: __m256) -> __m128i {
+    // SAFETY: the callers require AVX2 and F16C.
+    unsafe {
+        // The canonical NaN of f32 becomes that of f16.
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+        let v = _mm256_blendv_ps(v, _mm256_set1_ps(f32::from_bits(0x7fc0_0000)), nan);
+        _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)
+    }
+}
+
+/// Sixteen f32 as f64.
+#[inline(always)]
+unsafe fn quarters(v: Two) -> [__m256d; 4] {
+    // SAFETY: the callers require AVX2.
+    unsafe {
+        [
+            _mm256_cvtps_pd(_mm256_castps256_ps128(v[0])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[0])),
+            _mm256_cvtps_pd(_mm256_castps256_ps128(v[1])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1])),
+        ]
+    }
+}
+
 #[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "each block relies on the contract of the trait and nothing else"
@@ -271,6 +355,7 @@ unsafe fn upper_halves_of_two(two: Two) -> __m256i {
 impl Lanes for Avx2 {
     type V = Two;
     type M = Two;
+    type W = [__m256d; 4];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Two {
@@ -317,13 +402,30 @@ impl Lanes for Avx2 {
     unsafe fn store_f16(p: *mut u16, v: Two) {
         unsafe {
             for (i, v) in v.into_iter().enumerate() {
-                // The canonical NaN of f32 becomes that of f16.
-                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
-                let v = _mm256_blendv_ps(v, _mm256_set1_ps(f32::from_bits(0x7fc0_0000)), nan);
-                _mm_storeu_si128(
-                    p.add(8 * i).cast(),
-                    _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
-                );
+                _mm_storeu_si128(p.add(8 * i).cast(), halves_of_eight(v));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream_bf16x2(p: *mut u16, low: Two, high: Two) {
+        unsafe {
+            for (i, two) in [low, high].into_iter().enumerate() {
+                _mm256_stream_si256(p.add(16 * i).cast(), upper_halves_of_two(two));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(p: *mut f32, v: Two) {
+        unsafe {
+            _mm256_stream_ps(p, v[0]);
+            _mm256_stream_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream_f16(p: *mut u16, v: Two) {
+        unsafe {
+            for (i, v) in v.into_iter().enumerate() {
+                _mm_stream_si128(p.add(8 * i).cast(), halves_of_eight(v));
             }
         }
     }
@@ -473,6 +575,43 @@ impl Lanes for Avx2 {
             [
                 _mm256_blendv_ps(no[0], yes[0], m[0]),
                 _mm256_blendv_ps(no[1], yes[1], m[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide(p: *const f64) -> Self::W {
+        unsafe { [0, 4, 8, 12].map(|at| _mm256_loadu_pd(p.add(at))) }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(p: *mut f64, w: Self::W) {
+        unsafe {
+            for (i, w) in w.into_iter().enumerate() {
+                _mm256_storeu_pd(p.add(4 * i), w);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_wide(sums: Self::W, v: Two) -> Self::W {
+        unsafe {
+            let [a, b, c, d] = quarters(v);
+            [
+                _mm256_add_pd(sums[0], a),
+                _mm256_add_pd(sums[1], b),
+                _mm256_add_pd(sums[2], c),
+                _mm256_add_pd(sums[3], d),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(sums: Self::W, v: Two) -> Self::W {
+        unsafe {
+            let [a, b, c, d] = quarters(v).map(|quarter| _mm256_mul_pd(quarter, quarter));
+            [
+                _mm256_add_pd(sums[0], a),
+                _mm256_add_pd(sums[1], b),
+                _mm256_add_pd(sums[2], c),
+                _mm256_add_pd(sums[3], d),
             ]
         }
     }

@@ -8,6 +8,7 @@
 //! Where a step finds nothing new, what was found is invariant; it goes on with another pseudo-random vector, orthogonal to
 //! all before.
 
+use super::columns::Columns;
 use super::lanes::{add_scaled, dot, panel_index, scale};
 use super::svd;
 use super::sweep::{Input, Product};
@@ -24,10 +25,10 @@ pub(super) struct Bidiagonal {
     columns: usize,
     scale: f32,
     /// Columns of `V`, the last one to be multiplied next, unless all is done.
-    v: Vec<Vec<f32>>,
+    v: Vec<Columns>,
     u: Vec<Vec<f32>>,
     /// `W' u` of each `u`.
-    back: Vec<Vec<f32>>,
+    back: Vec<Columns>,
     alpha: Vec<f64>,
     beta: Vec<f64>,
     largest: f64,
@@ -121,7 +122,7 @@ impl Bidiagonal {
     }
 
     /// What is left of `vector` beside all of `V`: its length and direction.
-    fn beside_v(&mut self, mut vector: Vec<f32>) -> Option<(f64, Vec<f32>)> {
+    fn beside_v(&mut self, mut vector: Columns) -> Option<(f64, Columns)> {
         let mut before = norm(&vector);
         self.largest = self.largest.max(before);
         for _ in 0..2 {
@@ -163,7 +164,7 @@ impl Bidiagonal {
             .filter(|&&value| value > NOTHING * values[0])
             .count();
         let right = (0..count).map(|index| {
-            let mut panel = vec![0.0; self.v[0].len()];
+            let mut panel = Columns::zeros(self.columns);
             for (step, v) in self.v[..steps].iter().enumerate() {
                 add_scaled(&mut panel, svd.right(step, index) as f32, v);
             }

@@ -1,10 +1,10 @@
-//! Vector loops over rows of a matrix.
+//! Panel order, and loops over vectors that the compiler turns into vector instructions.
 //!
-//! A row is handled in chunks of [`CHUNK`] columns, columns `0, 2, 4, ..` of a chunk first and then `1, 3, 5, ..`: so two
+//! A row of a matrix is handled in chunks of [`CHUNK`] columns, columns `0, 2, 4, ..` of a chunk first and then `1, 3, 5, ..`: so two
 //! stored bf16 numbers, which share a 32-bit word, become f32 with one shift and one mask. All vectors over columns are in
 //! this *panel order*; the order is the same for every dtype, so that results do not depend on how a matrix is stored.
 
-use crate::cpu::network::lanes::{LANES, Lanes, total, vectorized};
+use crate::cpu::network::lanes::{LANES, total, vectorized};
 
 /// Columns handled together.
 pub(super) const CHUNK: usize = 2 * LANES;
@@ -17,101 +17,7 @@ pub(super) fn panel_index(column: usize) -> usize {
     column - inside + inside / 2 + (inside % 2) * LANES
 }
 
-/// One row of a matrix in whole chunks.
-trait Row: Copy {
-    /// Chunks in the row.
-    fn chunks(self) -> usize;
-    /// Even and odd columns of a chunk.
-    fn chunk(self, at: usize) -> [Lanes; 2];
-}
-
-/// A row as bf16 is stored, 64 bytes per chunk.
-#[derive(Clone, Copy)]
-struct Stored<'a>(&'a [[[u8; 2]; CHUNK]]);
-
-impl Row for Stored<'_> {
-    #[inline(always)]
-    fn chunks(self) -> usize {
-        self.0.len()
-    }
-    #[inline(always)]
-    fn chunk(self, at: usize) -> [Lanes; 2] {
-        let bytes = &self.0[at];
-        let mut out = [[0.0; LANES]; 2];
-        for lane in 0..LANES {
-            let (even, odd) = (bytes[2 * lane], bytes[2 * lane + 1]);
-            let word = u32::from_le_bytes([even[0], even[1], odd[0], odd[1]]);
-            out[0][lane] = f32::from_bits(word << 16);
-            out[1][lane] = f32::from_bits(word & 0xffff_0000);
-        }
-        out
-    }
-}
-
-/// A row as f32 in panel order.
-#[derive(Clone, Copy)]
-struct Wide<'a>(&'a [[f32; CHUNK]]);
-
-impl Row for Wide<'_> {
-    #[inline(always)]
-    fn chunks(self) -> usize {
-        self.0.len()
-    }
-    #[inline(always)]
-    fn chunk(self, at: usize) -> [Lanes; 2] {
-        let chunk = &self.0[at];
-        let mut out = [[0.0; LANES]; 2];
-        out[0].copy_from_slice(&chunk[..LANES]);
-        out[1].copy_from_slice(&chunk[LANES..]);
-        out
-    }
-}
-
-/// The `GROUP` rows of `data`, each of `size` items.
-#[inline(always)]
-fn rows<T>(data: &[T], size: usize) -> [&[T]; GROUP] {
-    std::array::from_fn(|row| &data[row * size..(row + 1) * size])
-}
-
-/// Sum of squares and zeros of each row; the squares of each column are added to `columns`.
-#[inline(always)]
-fn census<R: Row>(w: [R; GROUP], columns: &mut [[f32; CHUNK]]) -> [(f32, u32); GROUP] {
-    let chunks = w[0].chunks();
-    let columns = &mut columns[..chunks];
-    let mut squares = [[0.0f32; LANES]; GROUP];
-    let mut zeros = [[0u32; LANES]; GROUP];
-    for at in 0..chunks {
-        let mut sums: [Lanes; 2] = [[0.0; LANES]; 2];
-        sums[0].copy_from_slice(&columns[at][..LANES]);
-        sums[1].copy_from_slice(&columns[at][LANES..]);
-        for row in 0..GROUP {
-            let w = w[row].chunk(at);
-            for half in 0..2 {
-                for lane in 0..LANES {
-                    let x = w[half][lane];
-                    squares[row][lane] = x.mul_add(x, squares[row][lane]);
-                    sums[half][lane] = x.mul_add(x, sums[half][lane]);
-                    zeros[row][lane] += u32::from(x == 0.0);
-                }
-            }
-        }
-        columns[at][..LANES].copy_from_slice(&sums[0]);
-        columns[at][LANES..].copy_from_slice(&sums[1]);
-    }
-    std::array::from_fn(|row| (total(squares[row]), zeros[row].iter().sum()))
-}
-
 vectorized! {
-    /// Squares and zeros of `GROUP` rows stored as bf16.
-    pub(super) fn stored_census(data: &[[[u8; 2]; CHUNK]], chunks: usize, columns: &mut [[f32; CHUNK]]) -> [(f32, u32); GROUP] {
-        census(rows(data, chunks).map(Stored), columns)
-    }
-
-    /// Squares and zeros of `GROUP` rows of f32 in panel order.
-    pub(super) fn wide_census(data: &[[f32; CHUNK]], chunks: usize, columns: &mut [[f32; CHUNK]]) -> [(f32, u32); GROUP] {
-        census(rows(data, chunks).map(Wide), columns)
-    }
-
     /// f32 to panel order; columns beyond the end are zero.
     pub(super) fn arrange(values: &[f32], out: &mut [[f32; CHUNK]]) {
         for (chunk, out) in values.chunks(CHUNK).zip(out) {

@@ -4,10 +4,12 @@
 //! statistics of all guards take eight reads, of which all but the first come from a cache where the matrix fits into one.
 
 mod bidiagonal;
+mod columns;
 mod lanes;
 mod matrix;
 mod power;
 mod products;
+mod simd;
 mod svd;
 mod sweep;
 mod vector;
@@ -209,7 +211,7 @@ fn first(
     let (products, census) = sweep(matrix, &inputs(iterations, bidiagonal), true);
     let census = census.unwrap_or(Census {
         rows: Vec::new(),
-        columns: Vec::new(),
+        columns: columns::Columns::default(),
         zeros: 0,
     });
     let usual = (-40.0f64).exp2()..40.0f64.exp2();

@@ -1,5 +1,6 @@
 //! The power iteration of [`Power`], one sweep per iteration.
 
+use super::columns::Columns;
 use super::lanes::scale;
 use super::sweep::{Input, Product};
 use super::vector::{inverse_power_of_two, norm, start};
@@ -10,7 +11,7 @@ const FLOOR: f32 = 1e-12;
 
 /// A power iteration under way.
 pub(super) struct Iteration {
-    v: Vec<f32>,
+    v: Columns,
     scale: f32,
     left: u32,
     /// The estimate so far.

@@ -1,213 +1,11 @@
-//! The inner loop of a sweep: a group of rows times one or two vectors, and its transpose times these products.
-//!
-//! Written over a vector register that is one AVX-512 register, two of AVX2 or an array; every one computes the same bits,
-//! because each of its sixteen lanes is a sum of its own and the lanes are joined in one order.
+//! The inner loops of a sweep: a group of rows times one or two vectors, with its transpose times these products; and the
+//! squares and zeros of a group.
 
 use super::lanes::{CHUNK, GROUP};
-use crate::cpu::network::lanes::{LANES, Lanes, total};
-
-/// Sixteen lanes of f32.
-///
-/// # Safety
-/// All functions need the processor features of their implementation; pointers must be valid for sixteen numbers.
-pub(super) trait Simd {
-    type V: Copy;
-    unsafe fn zero() -> Self::V;
-    unsafe fn splat(x: f32) -> Self::V;
-    unsafe fn load(p: *const f32) -> Self::V;
-    unsafe fn store(p: *mut f32, v: Self::V);
-    /// Lower and upper halves of sixteen 32-bit words, each half a bf16.
-    unsafe fn halves(p: *const u8) -> [Self::V; 2];
-    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
-    /// The lanes' sum, as [`total`] takes it.
-    unsafe fn total(v: Self::V) -> f32;
-}
-
-/// What every processor can do.
-struct Plain;
-
-#[expect(
-    clippy::undocumented_unsafe_blocks,
-    reason = "each block relies on the contract of the trait and nothing else"
-)]
-impl Simd for Plain {
-    type V = Lanes;
-    #[inline(always)]
-    unsafe fn zero() -> Lanes {
-        [0.0; LANES]
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Lanes {
-        [x; LANES]
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Lanes {
-        unsafe { p.cast::<Lanes>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(p: *mut f32, v: Lanes) {
-        unsafe { p.cast::<Lanes>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn halves(p: *const u8) -> [Lanes; 2] {
-        let words = unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() };
-        let words = words.map(u32::from_le_bytes);
-        [
-            words.map(|word| f32::from_bits(word << 16)),
-            words.map(|word| f32::from_bits(word & 0xffff_0000)),
-        ]
-    }
-    #[inline(always)]
-    unsafe fn mul_add(a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
-    }
-    #[inline(always)]
-    unsafe fn add(a: Lanes, b: Lanes) -> Lanes {
-        std::array::from_fn(|lane| a[lane] + b[lane])
-    }
-    #[inline(always)]
-    unsafe fn total(v: Lanes) -> f32 {
-        total(v)
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Simd;
-    use std::arch::x86_64::*;
-
-    /// AVX-512 F and DQ.
-    pub(super) struct Avx512;
-    /// AVX2 and FMA.
-    pub(super) struct Avx2;
-
-    #[expect(
-        clippy::undocumented_unsafe_blocks,
-        reason = "each block relies on the contract of the trait and nothing else"
-    )]
-    impl Simd for Avx512 {
-        type V = __m512;
-        #[inline(always)]
-        unsafe fn zero() -> __m512 {
-            unsafe { _mm512_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> __m512 {
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut f32, v: __m512) {
-            unsafe { _mm512_storeu_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn halves(p: *const u8) -> [__m512; 2] {
-            unsafe {
-                let words = _mm512_loadu_si512(p.cast());
-                let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-                [
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
-                    _mm512_castsi512_ps(upper),
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn total(v: __m512) -> f32 {
-            unsafe {
-                total_256(_mm256_add_ps(
-                    _mm512_castps512_ps256(v),
-                    _mm512_extractf32x8_ps::<1>(v),
-                ))
-            }
-        }
-    }
-
-    /// Sum of eight lanes, halves added until one is left.
-    ///
-    /// # Safety
-    /// Needs AVX2.
-    #[inline(always)]
-    unsafe fn total_256(v: __m256) -> f32 {
-        // SAFETY: the caller has AVX2.
-        unsafe {
-            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        }
-    }
-
-    #[expect(
-        clippy::undocumented_unsafe_blocks,
-        reason = "each block relies on the contract of the trait and nothing else"
-    )]
-    impl Simd for Avx2 {
-        type V = [__m256; 2];
-        #[inline(always)]
-        unsafe fn zero() -> Self::V {
-            unsafe { [_mm256_setzero_ps(); 2] }
-        }
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> Self::V {
-            unsafe { [_mm256_set1_ps(x); 2] }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> Self::V {
-            unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut f32, v: Self::V) {
-            unsafe {
-                _mm256_storeu_ps(p, v[0]);
-                _mm256_storeu_ps(p.add(8), v[1]);
-            }
-        }
-        #[inline(always)]
-        unsafe fn halves(p: *const u8) -> [Self::V; 2] {
-            unsafe {
-                let words = [
-                    _mm256_loadu_si256(p.cast()),
-                    _mm256_loadu_si256(p.add(32).cast()),
-                ];
-                let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-                let lower = |word| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(word));
-                let upper = |word| _mm256_castsi256_ps(_mm256_and_si256(word, mask));
-                [
-                    [lower(words[0]), lower(words[1])],
-                    [upper(words[0]), upper(words[1])],
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            unsafe {
-                [
-                    _mm256_fmadd_ps(a[0], b[0], c[0]),
-                    _mm256_fmadd_ps(a[1], b[1], c[1]),
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
-            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
-        }
-        #[inline(always)]
-        unsafe fn total(v: Self::V) -> f32 {
-            unsafe { total_256(_mm256_add_ps(v[0], v[1])) }
-        }
-    }
-}
+use super::simd::x86;
+use super::simd::{Plain, Simd};
+use crate::cpu::network::lanes::LANES;
 
 /// Elements of a group of rows.
 pub(super) trait Element: Sized {
@@ -294,6 +92,99 @@ unsafe fn both_ways<S: Simd, E: Element, const T: usize>(
     }
 }
 
+/// The loop of [`census`].
+///
+/// # Safety
+/// That of `S`; `rows` must have `GROUP * chunks` items, `columns` at least `chunks`.
+#[inline(always)]
+unsafe fn squares<S: Simd, E: Element>(
+    rows: &[[E; CHUNK]],
+    chunks: usize,
+    columns: &mut [[f32; CHUNK]],
+) -> [(f32, u32); GROUP] {
+    let rows = rows.as_ptr();
+    // SAFETY: as in `both_ways`.
+    unsafe {
+        let mut sums = [[S::zero(); 2]; GROUP];
+        let mut zeros = [0; GROUP];
+        for at in 0..chunks {
+            let column = columns.as_mut_ptr().add(at).cast::<f32>();
+            let mut down = [S::load(column), S::load(column.add(LANES))];
+            for row in 0..GROUP {
+                let w = E::chunk::<S>(rows.add(row * chunks + at));
+                zeros[row] += S::zeros(w);
+                for half in 0..2 {
+                    sums[row][half] = S::mul_add(w[half], w[half], sums[row][half]);
+                    down[half] = S::mul_add(w[half], w[half], down[half]);
+                }
+            }
+            S::store(column, down[0]);
+            S::store(column.add(LANES), down[1]);
+        }
+        std::array::from_fn(|row| (S::total(S::add(sums[row][0], sums[row][1])), zeros[row]))
+    }
+}
+
+/// Sum of squares and zeros of each of `GROUP` rows; the squares of each column are added to `columns`.
+pub(super) fn census<E: Element>(
+    rows: &[[E; CHUNK]],
+    chunks: usize,
+    columns: &mut [[f32; CHUNK]],
+) -> [(f32, u32); GROUP] {
+    assert_eq!(rows.len(), GROUP * chunks);
+    assert_eq!(columns.len(), chunks);
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512dq,avx2,fma,popcnt")]
+        unsafe fn widest<E: Element>(
+            rows: &[[E; CHUNK]],
+            chunks: usize,
+            columns: &mut [[f32; CHUNK]],
+        ) -> [(f32, u32); GROUP] {
+            // SAFETY: sizes are the caller's word, and this function has the features.
+            unsafe { squares::<x86::Avx512, E>(rows, chunks, columns) }
+        }
+        #[target_feature(enable = "avx2,fma,popcnt")]
+        unsafe fn wide<E: Element>(
+            rows: &[[E; CHUNK]],
+            chunks: usize,
+            columns: &mut [[f32; CHUNK]],
+        ) -> [(f32, u32); GROUP] {
+            // SAFETY: as above.
+            unsafe { squares::<x86::Avx2, E>(rows, chunks, columns) }
+        }
+        match level() {
+            // SAFETY: the processor has the features, and the sizes were checked above.
+            Level::Avx512 => return unsafe { widest(rows, chunks, columns) },
+            // SAFETY: as above.
+            Level::Avx2 => return unsafe { wide(rows, chunks, columns) },
+            Level::Plain => {}
+        }
+    }
+    // SAFETY: arrays need no features, and the sizes were checked above.
+    unsafe { squares::<Plain, E>(rows, chunks, columns) }
+}
+
+/// What the processor has.
+#[cfg(target_arch = "x86_64")]
+enum Level {
+    Avx512,
+    Avx2,
+    Plain,
+}
+
+#[cfg(target_arch = "x86_64")]
+fn level() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    if has!("avx2") && has!("fma") && has!("popcnt") {
+        if has!("avx512f") && has!("avx512dq") {
+            return Level::Avx512;
+        }
+        return Level::Avx2;
+    }
+    Level::Plain
+}
+
 /// Products of `GROUP` rows, of `chunks` chunks each, with the vectors `v`; to each `y` is added the rows' transpose times
 /// `scale` times the products.
 pub(super) fn multiply<E: Element, const T: usize>(
@@ -329,16 +220,12 @@ pub(super) fn multiply<E: Element, const T: usize>(
             // SAFETY: as above.
             unsafe { both_ways::<x86::Avx2, E, T>(rows, chunks, v, scale, y) }
         }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-        {
-            if std::arch::is_x86_feature_detected!("avx512f")
-                && std::arch::is_x86_feature_detected!("avx512dq")
-            {
-                // SAFETY: the processor has the features, and the sizes were checked above.
-                return unsafe { widest(rows, chunks, v, scale, y) };
-            }
+        match level() {
+            // SAFETY: the processor has the features, and the sizes were checked above.
+            Level::Avx512 => return unsafe { widest(rows, chunks, v, scale, y) },
             // SAFETY: as above.
-            return unsafe { wide(rows, chunks, v, scale, y) };
+            Level::Avx2 => return unsafe { wide(rows, chunks, v, scale, y) },
+            Level::Plain => {}
         }
     }
     // SAFETY: arrays need no features, and the sizes were checked above.
@@ -410,6 +297,24 @@ mod tests {
             on_every_level(&narrow, [a, b]),
         ] {
             assert!(results.iter().all(|result| *result == results[0]));
+        }
+    }
+
+    #[test]
+    fn the_census_is_the_same_on_every_level() {
+        let value = |index: usize| ((index * 31) % 17) as f32 - 8.0;
+        let chunk = |at: usize| std::array::from_fn(|lane| value(at * CHUNK + lane));
+        let rows: Vec<[f32; CHUNK]> = (0..GROUP * 3).map(chunk).collect();
+        let mut fast = vec![[1.0; CHUNK]; 3];
+        let mut slow = fast.clone();
+        let found = census(&rows, 3, &mut fast);
+        // SAFETY: the sizes fit.
+        let expected = unsafe { squares::<Plain, f32>(&rows, 3, &mut slow) };
+        assert_eq!((found, fast), (expected, slow));
+        for (row, (sum, zeros)) in rows.chunks(3).zip(found) {
+            let row = row.as_flattened();
+            assert_eq!(sum, row.iter().map(|x| x * x).sum::<f32>());
+            assert_eq!(zeros as usize, row.iter().filter(|x| **x == 0.0).count());
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{CHUNK, GROUP, stored_census, wide_census};
+use super::columns::Columns;
+use super::lanes::{CHUNK, GROUP};
 use super::matrix::{Matrix, Panel, Scratch};
 use super::products;
 
@@ -33,7 +34,7 @@ pub(super) struct Product {
     /// `W v`.
     pub(super) u: Vec<f32>,
     /// `scale W' W v`, in panel order.
-    pub(super) y: Vec<f32>,
+    pub(super) y: Columns,
 }
 
 /// Counts and squares of a matrix.
@@ -41,7 +42,7 @@ pub(super) struct Census {
     /// Sums of squares of the rows.
     pub(super) rows: Vec<f32>,
     /// Sums of squares of the columns, in panel order.
-    pub(super) columns: Vec<f32>,
+    pub(super) columns: Columns,
     /// Elements equal to zero.
     pub(super) zeros: u64,
 }
@@ -91,12 +92,12 @@ fn strip_of(
     let mut scratch = Scratch::default();
     let empty = || Product {
         u: Vec::with_capacity(rows.len().next_multiple_of(GROUP)),
-        y: vec![0.0; width],
+        y: Columns::zeros(width),
     };
     let mut products: Vec<Product> = inputs.iter().map(|_| empty()).collect();
     let mut census = census.then(|| Census {
         rows: Vec::with_capacity(rows.len()),
-        columns: vec![0.0; width],
+        columns: Columns::zeros(width),
         zeros: 0,
     });
     let padding = (width - matrix.columns) as u64;
@@ -106,8 +107,8 @@ fn strip_of(
         if let Some(census) = &mut census {
             let columns = census.columns.as_chunks_mut().0;
             let found = match panel {
-                Panel::Stored(data) => stored_census(data, matrix.chunks, columns),
-                Panel::Wide(data) => wide_census(data, matrix.chunks, columns),
+                Panel::Stored(data) => products::census(data, matrix.chunks, columns),
+                Panel::Wide(data) => products::census(data, matrix.chunks, columns),
             };
             for (squares, zeros) in &found[..count] {
                 census.rows.push(*squares);

@@ -1,6 +1,7 @@
 //! Starts and norms of vectors in panel order.
 
-use super::lanes::{CHUNK, dot, panel_index};
+use super::columns::Columns;
+use super::lanes::{dot, panel_index};
 use crate::{Start, cpu::noise::Noise};
 
 /// Seed of the fixed pseudo-random vectors.
@@ -26,8 +27,8 @@ pub(super) fn inverse_power_of_two(size: f64) -> f32 {
 }
 
 /// A unit vector of `columns` numbers, in panel order, zero in the padding.
-pub(super) fn start(start: Start, columns: usize) -> Vec<f32> {
-    let mut values = vec![0.0; columns.next_multiple_of(CHUNK)];
+pub(super) fn start(start: Start, columns: usize) -> Columns {
+    let mut values = Columns::zeros(columns);
     match start {
         Start::Ones => {
             let value = 1.0 / (columns as f32).sqrt();
@@ -40,8 +41,8 @@ pub(super) fn start(start: Start, columns: usize) -> Vec<f32> {
 }
 
 /// The `which`-th fixed pseudo-random unit vector: uniform numbers, a function of the column alone.
-pub(super) fn hashed(columns: usize, which: u64) -> Vec<f32> {
-    let mut values = vec![0.0; columns.next_multiple_of(CHUNK)];
+pub(super) fn hashed(columns: usize, which: u64) -> Columns {
+    let mut values = Columns::zeros(columns);
     for block in 0..columns.div_ceil(4) {
         let random = Noise::Uniform.block(SEED + which, block as u64);
         for (inside, value) in random.into_iter().enumerate() {
