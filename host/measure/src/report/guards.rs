@@ -241,7 +241,40 @@ fn contract(judged: &Judged) -> Option<&Value> {
 
 /// First 16 hexadecimal digits of SHA-256 of the contract's canonical text, as the reference hashes it.
 fn contract_hash(contract: &Value) -> String {
-    sha256_hex(to_line(contract).as_bytes())[..16].to_owned()
+    sha256_hex(spaced(contract).as_bytes())[..16].to_owned()
+}
+
+/// The canonical text with a space after commas and colons, over which the reference hashes contracts.
+fn spaced(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let fields = map.iter().map(|(key, value)| {
+                let key = to_line(&Value::String(key.clone()));
+                format!("{}: {}", key.trim_end(), spaced(value))
+            });
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(spaced).collect();
+            format!("[{}]", items.join(", "))
+        }
+        scalar => to_line(scalar).trim_end().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contracts_hash_as_in_the_references_reports() {
+        let contract = json!({
+            "activation_sampling": {"windows": {"count": 8, "indices_policy": "evenly_spaced"}},
+            "estimator": {"init": "ones", "iters": 3, "type": "power_iter"},
+            "kind": "activation_edge_risk",
+        });
+        assert_eq!(contract_hash(&contract), "7ca43124fc6a2823");
+    }
 }
 
 /// The run's policies, each with the measurement contract of its guard where that judged.
