@@ -67,7 +67,6 @@ fn no_windows() -> Windows {
         short: 0,
         duplicates: 0,
         reductions: Vec::new(),
-        pad: 0,
     }
 }
 
