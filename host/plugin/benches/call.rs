@@ -1,11 +1,11 @@
 //! The edits through their components, as shares of the machine's copy bandwidth, and what the sandbox adds to it.
 //!
 //! Contenders: a copy by each thread of its share (and, to compare, the program that does nothing, which is a copy past the
-//! caches); each edit (quant-rtn, fp8, magnitude-prune) through its component; and
-//! `native`, which repeats the very device calls that the component makes. All take turns over the same tensors, each of
-//! 64 MiB of bf16, about what a matrix of a 7B model has, and the best of several rounds counts, so that a busy machine
-//! slows them alike. Results go into memory that earlier results have left, as they do when a checkpoint is edited tensor by
-//! tensor; so does the copy. Not measured: loading, and the model around it.
+//! caches); each edit (quant-rtn, fp8, magnitude-prune) through its component; and `native`, which repeats the very device
+//! calls that the component makes. All take turns over the same tensors, each of 64 MiB of bf16, about what a matrix of a 7B
+//! model has; of each tensor the best of several rounds counts, so that a busy machine slows all alike. Results go into
+//! memory that earlier results have left, as they do when a checkpoint is edited tensor by tensor; so does the copy. Not
+//! measured: loading, and the model around it.
 //!
 //! `PACKHOST_BENCH_MIB` sets the size of all tensors together (1024); the components must be built
 //! (`cargo xtask components`).
@@ -177,31 +177,19 @@ fn bench(id: &str, plugin: &EditPlugin, target: &Target, device: &Cpu, tensors: 
     let outside = RefCell::new(Duration::MAX);
     let mut room = TensorMut::zeros(DType::BF16, first.shape()).unwrap();
     let identity = [Call::Compute(Program::check(&[Op::Input(0)]).unwrap(), 1)];
-    let [copied, streamed, native, component] = best([
-        &mut || {
-            tensors
-                .iter()
-                .for_each(|tensor| copy(device, tensor, &mut room))
-        },
-        &mut || {
-            tensors
-                .iter()
-                .for_each(|tensor| repeat(device, tensor, &identity))
-        },
-        &mut || {
-            tensors
-                .iter()
-                .for_each(|tensor| repeat(device, tensor, &calls))
-        },
-        &mut || {
-            let times = tensors
-                .iter()
-                .map(|tensor| apply(plugin, target, tensor, device));
-            let total = times.sum::<Duration>() / tensors.len() as u32;
-            let mut least = outside.borrow_mut();
-            *least = total.min(*least);
-        },
-    ]);
+    let [copied, streamed, native, component] = best(
+        tensors,
+        [
+            &mut |tensor| copy(device, tensor, &mut room),
+            &mut |tensor| repeat(device, tensor, &identity),
+            &mut |tensor| repeat(device, tensor, &calls),
+            &mut |tensor| {
+                let time = apply(plugin, target, tensor, device);
+                let mut least = outside.borrow_mut();
+                *least = time.min(*least);
+            },
+        ],
+    );
     let bytes = tensors
         .iter()
         .map(|tensor| tensor.bytes().len())
@@ -223,12 +211,13 @@ fn bench(id: &str, plugin: &EditPlugin, target: &Target, device: &Cpu, tensors: 
 /// What a call costs that has next to nothing to do.
 fn tiny(edits: &[(&str, packhost_plugin::Plugin, Target)], device: &Cpu) {
     println!("\na call on 8 elements");
-    let small = Tensor::zeros(DType::BF16, [1, 8]).unwrap();
+    let small = [Tensor::zeros(DType::BF16, [1, 8]).unwrap()];
     for (id, plugin, target) in edits {
         let plugin = plugin.edit().unwrap();
-        let [time] = best([&mut || {
-            apply(plugin, target, &small, device);
-        }]);
+        let call = &mut |tensor: &Tensor| {
+            apply(plugin, target, tensor, device);
+        };
+        let [time] = best(&small, [call]);
         println!("  {id:<16} {time:>12.3?}");
     }
 }
@@ -267,17 +256,22 @@ fn repeat(device: &Cpu, tensor: &Tensor, calls: &[Call]) {
     }
 }
 
-/// The best time of each contender over rounds in which all take turns.
-fn best<const N: usize>(mut contenders: [&mut dyn FnMut(); N]) -> [Duration; N] {
-    let mut best = [Duration::MAX; N];
+/// The time of each contender over all tensors, the best of each tensor, over rounds in which all take turns.
+fn best<const N: usize>(
+    tensors: &[Tensor],
+    mut contenders: [&mut dyn FnMut(&Tensor); N],
+) -> [Duration; N] {
+    let mut best = [(); N].map(|()| vec![Duration::MAX; tensors.len()]);
     for _ in 0..ROUNDS {
         for (contender, best) in contenders.iter_mut().zip(&mut best) {
-            let begin = Instant::now();
-            contender();
-            *best = begin.elapsed().min(*best);
+            for (tensor, best) in tensors.iter().zip(best) {
+                let begin = Instant::now();
+                contender(tensor);
+                *best = begin.elapsed().min(*best);
+            }
         }
     }
-    best
+    best.map(|times| times.into_iter().sum())
 }
 
 fn info(tensor: &Tensor) -> TensorInfo {

@@ -2,8 +2,8 @@
 //!
 //! `PACKHOST_BENCH_MIB` sets the size of all tensors together (1024 MiB of bf16); each has 64 MiB, about what a matrix of a
 //! 7B model has. Results go into memory that earlier results have left, as they do when a checkpoint is edited tensor by
-//! tensor; so does the copy. Each figure is the best of several rounds, in which all contenders take turns, so that a busy
-//! machine slows them alike.
+//! tensor; so does the copy. Of each tensor the best of several rounds counts, in which all contenders take turns, so that a
+//! busy machine slows them alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../tests/support/mod.rs"]
@@ -111,14 +111,17 @@ fn bench(device: &Cpu, tensors: &[Tensor]) {
             }),
         ),
     ];
-    let mut best = vec![f64::INFINITY; contenders.len()];
+    let mut best = vec![vec![f64::INFINITY; tensors.len()]; contenders.len()];
     for _ in 0..ROUNDS {
         for (best, (_, run)) in best.iter_mut().zip(&contenders) {
-            let start = Instant::now();
-            tensors.iter().for_each(run);
-            *best = best.min(start.elapsed().as_secs_f64());
+            for (tensor, best) in tensors.iter().zip(best) {
+                let start = Instant::now();
+                run(tensor);
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
         }
     }
+    let best: Vec<f64> = best.iter().map(|times| times.iter().sum()).collect();
     let gigabytes = tensors
         .iter()
         .map(|tensor| tensor.bytes().len())
