@@ -161,11 +161,7 @@ impl Network {
                 .map(Vec::as_slice)
                 .eq(request.windows.iter().copied())
         };
-        let begins = |windows: &[Vec<u32>]| {
-            windows
-                .get(..request.windows.len())
-                .is_some_and(|windows| same(windows))
-        };
+        let begins = |windows: &[Vec<u32>]| windows.get(..request.windows.len()).is_some_and(same);
         if let Some(reference) = request.reference {
             if !same(&reference.windows) {
                 return refused("the reference was made from other windows".into());

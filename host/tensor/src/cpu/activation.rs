@@ -5,7 +5,7 @@
 //! iteration reads the matrix once. The shift `c` is subtracted before anything is multiplied: a large common mean costs no
 //! precision.
 //!
-//! Work is cut into pieces of [`CHUNK`] rows and joined in order, in f64: results depend on neither threads nor batches.
+//! Work is cut into pieces of `CHUNK` rows and joined in order, in f64: results depend on neither threads nor batches.
 
 use super::{
     matmul::{Spread, View},
@@ -136,7 +136,7 @@ pub fn edge(matrix: View<'_>, width: usize, risk: bool) -> Edge {
         });
     let count = (matrix.rows * width) as f64;
     let mean_square = square / count;
-    if !risk || !(sum.is_finite() && mean_square.is_finite()) {
+    if !(risk && sum.is_finite() && mean_square.is_finite()) {
         return Edge {
             mean_square,
             ..none
@@ -699,8 +699,8 @@ mod tests {
             assert_eq!(found, spectrum(&parts, width, &sums, Spread::Pool));
             let exact = exact(&values, rows, width);
             let root = (rows as f64).sqrt();
-            for index in 0..3 {
-                let expected = exact[index] / root;
+            for (index, value) in exact.iter().enumerate().take(3) {
+                let expected = value / root;
                 let error = (found.leading[index] - expected).abs() / expected;
                 assert!(
                     error <= 1e-4,

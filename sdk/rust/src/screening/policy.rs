@@ -156,7 +156,8 @@ impl Outcome {
 
     /// The status, and the findings with the gravest first, otherwise in the order in which they came.
     pub fn finish(mut self) -> (Status, Vec<Finding>) {
-        self.findings.sort_by(|a, b| b.0.cmp(&a.0));
+        self.findings
+            .sort_by_key(|(status, _)| std::cmp::Reverse(*status));
         let more = self.findings.len().saturating_sub(MOST_FINDINGS);
         let mut findings: Vec<Finding> = self
             .findings

@@ -56,9 +56,9 @@ fn suites_of_dependent_places_keep_the_false_discovery_rate() {
         let judge = |fresh: &Observed| nulls.significance(&STATISTICS, fresh, 60, 0.05);
         let judged = judge(&fresh);
         alarms += usize::from(fresh.keys().any(|place| judged.changed(place)));
-        for index in 0..3 {
+        for (index, (_, spread)) in truth.iter().enumerate().take(3) {
             let place = fresh.get_mut(&format!("place.{index:03}")).unwrap();
-            place[0] = Some(place[0].unwrap() + 30.0 * truth[index].1);
+            place[0] = Some(place[0].unwrap() + 30.0 * spread);
         }
         let judged = judge(&fresh);
         let hits = (0..3).filter(|index| judged.changed(&format!("place.{index:03}")));

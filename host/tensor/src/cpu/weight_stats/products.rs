@@ -40,6 +40,10 @@ impl Element for f32 {
 /// # Safety
 /// That of `S`; `rows` must have `GROUP * chunks` items, each `v` and `y` at least `chunks`.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "`row` also chooses the weights, through a pointer: the loops are over a tile"
+)]
 unsafe fn both_ways<S: Simd, E: Element, const T: usize>(
     rows: &[[E; CHUNK]],
     chunks: usize,

@@ -53,9 +53,9 @@ fn reflected(values: &[f32], columns: usize, seed: u64) -> Vec<f32> {
         let along: f64 = (0..rows)
             .map(|row| normal[row] * f64::from(values[row * columns + column]))
             .sum();
-        for row in 0..rows {
+        for (row, normal) in normal.iter().enumerate() {
             let at = row * columns + column;
-            out[at] = (f64::from(values[at]) - 2.0 * along / square * normal[row]) as f32;
+            out[at] = (f64::from(values[at]) - 2.0 * along / square * normal) as f32;
         }
     }
     out
