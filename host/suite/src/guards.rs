@@ -15,8 +15,8 @@ use crate::convert::tensor_info;
 use crate::toolbox::{PluginIdentity, Toolbox};
 use crate::{Error, Result};
 
-/// The canonical order: the reference's chain, the metric, then guards of our own. A guard that judges by name alone is
-/// judged at its name's place; one that is not installed is left out, and reports say so.
+/// The canonical order: the reference's chain, the metric, then guards of our own. A guard that is not installed is left out,
+/// and reports say so.
 pub const ORDER: [&str; 8] = [
     "invariants",
     "spectral",
