@@ -472,7 +472,9 @@ fn the_verdict_compares_with_the_baselines_own_report() {
     let scenarios = manifest["scenarios"].as_array_mut().unwrap();
     scenarios.retain(|scenario| scenario["id"] == "prune_50pct_stress");
     scenarios[0]["strictness"] = "must_detect".into();
+    // A stress scenario decides by its detectors when its guard is required.
     scenarios[0]["requirements"] = serde_json::json!({
+        "primary_guard_required": true,
         "detectors_any_of": [{"kind": "guard_signal_baseline_relative", "guard": "primary_metric"}]
     });
     bench.write("scenarios.json", manifest.to_string());
@@ -511,6 +513,8 @@ fn the_verdict_compares_with_the_baselines_own_report() {
         verdict["verdict"].clone()
     };
     assert_eq!(run("full", 200), "PASS");
+    // On little text the unedited model misses the token floor as well, so what the subject shows is no movement.
+    assert_eq!(run("little", 10), "FAIL");
 }
 
 #[test]

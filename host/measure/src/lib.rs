@@ -7,6 +7,7 @@
 //! This crate runs models and reads data sets. It knows no plugin runtime and writes no files.
 
 mod activations;
+mod asked;
 pub mod canonical;
 pub mod dataset;
 mod error;
@@ -24,6 +25,7 @@ mod weights;
 pub mod windows;
 
 pub use activations::FeatureMoments;
+pub use asked::is_asked;
 pub use error::{Error, Result};
 pub use measure::{Baseline, MeasureRequest, Measured, Probe, Request, measure};
 pub use predictions::needs_predictions;

@@ -287,17 +287,19 @@ impl Policies {
     }
 
     /// The policy for the guard component of that id. The primary metric's holds the tier's `metrics`, the coverage floor,
-    /// the range of accepted ratios and the drift band where known, and how to bootstrap; every other guard gets its
-    /// section, or an empty object.
+    /// the range of accepted ratios and the drift band where known, and how to bootstrap; every other guard gets exactly its
+    /// section, or an empty object. In profiles ci and release RMT demands activations.
     #[must_use]
     pub fn for_guard(&self, id: &str, options: &MetricOptions) -> Value {
         if id != "primary-metric" {
-            let section = self.section(&id.replace('-', "_"));
-            return if section.is_null() {
-                json!({})
-            } else {
-                section.clone()
+            let mut policy = match self.section(&id.replace('-', "_")) {
+                Value::Null => json!({}),
+                section => section.clone(),
             };
+            if id == "rmt" && matches!(self.profile, Profile::Ci | Profile::Release) {
+                policy["activation_required"] = json!(true);
+            }
+            return policy;
         }
         let mut policy = self.section("metrics").clone();
         let floor = self.tier.coverage();
@@ -321,6 +323,53 @@ impl Policies {
             && let Value::Object(policy) = &mut policy
         {
             policy.extend(explicit.clone());
+        }
+        policy
+    }
+}
+
+/// How a preset is derived: what a guard's policy holds beside its section while it calibrates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calibration {
+    /// Runs of the unedited model; a guard refuses fewer.
+    pub runs: usize,
+    /// Harmless perturbations among the tables, for guards of our own; none measured is fine with them.
+    pub perturbations: usize,
+}
+
+impl Policies {
+    /// The policy under which the guard of that id calibrates: that of [`Policies::for_guard`], how many runs it must be
+    /// given, and for the reference's guards the tier's margins.
+    #[must_use]
+    pub fn for_calibration(
+        &self,
+        id: &str,
+        options: &MetricOptions,
+        calibration: Calibration,
+    ) -> Value {
+        let mut policy = self.for_guard(id, options);
+        let (margin, quantile) = match self.tier {
+            Tier::Conservative => (0.10, 0.95),
+            Tier::Balanced | Tier::Aggressive => (0.05, 0.90),
+        };
+        let budget = match self.tier {
+            Tier::Conservative => 3,
+            Tier::Balanced => 5,
+            Tier::Aggressive => 8,
+        };
+        let runs = calibration.runs;
+        match id {
+            "spectral" => {
+                policy["derivation"] = json!({"runs": runs, "margin": margin, "budget": budget});
+            }
+            "rmt" => policy["derivation"] = json!({"runs": runs, "quantile": quantile}),
+            "variance" => policy["derivation"] = json!({"runs": runs}),
+            id if OURS.contains(&id.replace('-', "_").as_str())
+                && calibration.perturbations > 0 =>
+            {
+                policy["runs"] = json!(calibration.perturbations);
+            }
+            _ => {}
         }
         policy
     }

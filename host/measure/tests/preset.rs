@@ -1,7 +1,9 @@
 //! Presets: derivation, reading back, variants per edit type.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use packhost_measure::preset::{PresetInputs, derive, for_edit, max_caps, overrides};
+use packhost_measure::preset::{
+    PresetInputs, derive, for_edit, max_caps, overrides, parse, to_yaml,
+};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs, Profile, Tier};
 use packhost_measure::windows::{Selection, WindowPlan};
@@ -39,6 +41,7 @@ fn inputs<'a>(
         windows: &PLAN,
         provider: "local_jsonl",
         runs,
+        perturbations: &[],
         guards,
         fitted,
     }
@@ -79,7 +82,9 @@ fn derived_and_applied() {
     assert_eq!(stats["drift"]["min"], 0.95);
     assert_eq!(stats["runs"].as_array().unwrap().len(), 5);
 
-    let overrides = overrides(&preset.to_string()).unwrap();
+    assert_eq!(parse(&preset.to_string()).unwrap(), preset);
+    assert_eq!(parse(&to_yaml(&preset)).unwrap(), preset);
+    let overrides = overrides(&preset).unwrap();
     let applied = PolicyInputs {
         overrides: Some(&overrides),
         ..PolicyInputs::default()
@@ -112,7 +117,7 @@ fn refused() {
         ("[]", "not a JSON object"),
         (r#"{"guard": {}}"#, "unknown key `guard`"),
     ] {
-        let error = overrides(text).unwrap_err().to_string();
+        let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 }

@@ -13,7 +13,7 @@ mod config;
 pub mod digest;
 mod error;
 mod header;
-mod names;
+pub mod names;
 pub mod network;
 mod overlay;
 mod shard;

@@ -167,6 +167,16 @@ const EXPERT_PARTS: [(&str, Role); 6] = [
     ("down_proj", Role::FfnDown),
 ];
 
+/// The role of the tensor called `name`, as far as a name tells it.
+pub fn role_of_name(name: &str) -> Role {
+    classify(name).role
+}
+
+/// The decoder layer that a tensor or module of that name belongs to.
+pub fn layer_of_name(name: &str) -> Option<u32> {
+    classify(name).layer
+}
+
 /// Role, layer, expert and sort key of the tensor called `name`.
 pub(crate) fn classify(name: &str) -> Place {
     let (stem, suffix) = match name.rsplit_once('.') {

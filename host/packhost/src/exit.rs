@@ -184,7 +184,9 @@ impl Exit {
             | SuiteError::Suites { .. }
             | SuiteError::TunedParams { .. } => Self::Format,
             SuiteError::Scenario { why, .. } => Self::of(why),
-            SuiteError::Preset { .. } | SuiteError::Journal { .. } => Self::Format,
+            SuiteError::Preset { .. } | SuiteError::Journal { .. } | SuiteError::Replay { .. } => {
+                Self::Format
+            }
             SuiteError::UnknownSuite { .. }
             | SuiteError::UnknownScenario { .. }
             | SuiteError::EmptySuite { .. } => Self::Usage,

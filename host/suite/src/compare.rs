@@ -41,6 +41,8 @@ pub struct CompareRequest {
     pub guards: Vec<String>,
     /// Bootstrap replicates.
     pub replicates: usize,
+    /// Guards whose probe is run as well; the answers stand in the report.
+    pub probes: BTreeSet<String>,
 }
 
 /// What came out.
@@ -57,7 +59,8 @@ impl Compared {
     }
 }
 
-/// Compares; writes `evaluation.report.json`, `baseline.table.json` and `subject.table.json` into the output folder.
+/// Compares; writes `evaluation.report.json` and the tables that it names (`baseline`, `baseline_rounds` and `subject`, each
+/// `.table.json`) into the output folder.
 ///
 /// # Errors
 /// A checkpoint, the tokenizer, the data set or the preset cannot be used; a guard fails; the output cannot be written.
@@ -102,11 +105,13 @@ pub fn compare(
         hidden_bytes: 0,
         cancel,
     };
+    let fixed = evaluator.fixed(&*baseline, &windows, &requests)?;
     let measured = evaluator.baseline(
         &*baseline,
         identity(&baseline, &tokenizer, request),
         windows,
         requests,
+        &fixed,
     )?;
     let changed = differences(&baseline, &subject)?;
     let of_subject = Tokenizer::open(&request.subject)?;
@@ -126,12 +131,17 @@ pub fn compare(
                 .sum(),
         },
         changed,
+        probes: request.probes.clone(),
     };
     let evaluation = evaluator.subject(&measured, &input, &policies, metric)?;
     let path = request.out.join("evaluation.report.json");
     put(
         &request.out.join("baseline.table.json"),
         &measured.table.to_json(),
+    )?;
+    put(
+        &request.out.join("baseline_rounds.table.json"),
+        &evaluation.rounds.to_json(),
     )?;
     put(
         &request.out.join("subject.table.json"),
@@ -150,7 +160,7 @@ fn policies(request: &CompareRequest) -> Result<Policies> {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| Error::io("read the preset", path, error))?;
-            Some(preset::overrides(&text)?)
+            Some(preset::overrides(&preset::parse(&text)?)?)
         }
     };
     let tier = Tier::from_name(&request.tier)?;

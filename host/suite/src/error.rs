@@ -83,6 +83,8 @@ pub enum Error {
         "get a verdict from guard `{guard}`: it asked for more {rounds} times and never decided"
     )]
     EndlessRounds { guard: String, rounds: usize },
+    #[error("judge again: {message}")]
+    Replay { message: String },
     #[error("read the answer of guard `{guard}`: {message}")]
     GuardAnswer { guard: String, message: String },
     #[error("run the baseline `{model}`: {message}")]
@@ -134,6 +136,7 @@ impl Error {
             Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
             Self::Scenario { why, .. } => why.class(),
             Self::EndlessRounds { .. } | Self::GuardAnswer { .. } => "guard",
+            Self::Replay { .. } => "replay",
             Self::BaselineFails { .. } => "baseline",
             Self::NothingSelected { .. } | Self::NothingChanged { .. } => "no_change",
             Self::Journal { .. } => "journal",

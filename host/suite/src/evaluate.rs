@@ -1,7 +1,7 @@
 //! Comparing one subject with its baseline: measure both on the same windows, let the guards judge, put the report
 //! together. The command `evaluate` and every task of a run go through here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
@@ -19,7 +19,8 @@ use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
 use serde_json::Value;
 
 use crate::Result;
-use crate::guards::Guards;
+use crate::convert::model_info;
+use crate::guards::{Guards, Measurements, Plan};
 use crate::toolbox::Toolbox;
 
 /// What every evaluation of a run shares.
@@ -54,17 +55,40 @@ pub struct SubjectInput<'a> {
     pub edit: EditIdentity,
     /// Names of the tensors that differ from the baseline.
     pub changed: BTreeSet<String>,
+    /// Guards whose probe is run as well.
+    pub probes: BTreeSet<String>,
 }
 
-/// What came out.
+/// What came out. With the baseline's own table these tables hold every row that a guard saw, so the verdict can be judged
+/// again from them (see [`crate::replay`]).
 pub struct Evaluation {
     pub report: Value,
+    /// The subject's measurements, those of further rounds included.
     pub table: Table,
+    /// What was measured of the baseline in further rounds and for probes, beside its own table.
+    pub rounds: Table,
     pub judged: Vec<Judged>,
+    /// Answers of the probes that were asked for, by guard.
+    pub probes: BTreeMap<String, Value>,
 }
 
 impl Evaluator<'_> {
-    /// Measures a baseline.
+    /// What of `requests` is the same on any windows: rows about weights and structure.
+    ///
+    /// # Errors
+    /// A guard asks for what cannot be measured, or a tensor cannot be read.
+    pub fn fixed(
+        &self,
+        weights: &dyn Weights,
+        windows: &Windows,
+        requests: &[Request],
+    ) -> Result<Table> {
+        let fixed = requests.iter().filter(|r| !needs_predictions(&r.quantity));
+        let fixed: Vec<Request> = fixed.cloned().collect();
+        Ok(self.measure(weights, windows, &fixed, None, None)?.table)
+    }
+
+    /// Measures a baseline. `fixed` are its rows that do not depend on the windows.
     ///
     /// # Errors
     /// It cannot be run: a baseline that fails structurally is no baseline.
@@ -74,12 +98,15 @@ impl Evaluator<'_> {
         identity: ModelIdentity,
         windows: Windows,
         requests: Vec<Request>,
+        fixed: &Table,
     ) -> Result<MeasuredBaseline> {
         let keep = KeepPolicy {
             reference: true,
             hidden_bytes: self.hidden_bytes,
         };
-        let measured = self.measure(weights, &windows, &requests, None, Some(keep))?;
+        let on_windows = requests.iter().filter(|r| needs_predictions(&r.quantity));
+        let on_windows: Vec<Request> = on_windows.cloned().collect();
+        let measured = self.measure(weights, &windows, &on_windows, None, Some(keep))?;
         if let Some(message) = measured.structural_failure {
             return Err(crate::Error::BaselineFails {
                 model: identity.model_id,
@@ -87,12 +114,13 @@ impl Evaluator<'_> {
             });
         }
         let Measured {
-            table,
+            mut table,
             reference,
             hidden,
             moments,
             ..
         } = measured;
+        table.copy_from(fixed, |_, _| true);
         Ok(MeasuredBaseline {
             windows,
             identity,
@@ -102,6 +130,18 @@ impl Evaluator<'_> {
             hidden,
             moments,
         })
+    }
+
+    /// Measures a subject without judging it: a perturbation that guards are calibrated with.
+    ///
+    /// # Errors
+    /// Measuring fails.
+    pub fn measure_subject(
+        &self,
+        baseline: &MeasuredBaseline,
+        subject: &SubjectInput<'_>,
+    ) -> Result<Table> {
+        Ok(self.against(baseline, subject, &baseline.requests)?.table)
     }
 
     /// Measures a subject, lets the guards judge and makes the report.
@@ -115,27 +155,40 @@ impl Evaluator<'_> {
         policies: &Policies,
         metric: MetricOptions,
     ) -> Result<Evaluation> {
-        let measured = self.against(baseline, subject, &baseline.requests)?;
-        let failure = measured.structural_failure;
-        // Only what is asked for is measured, of both models: rows that are there already stay.
-        let mut known = (baseline.table.clone(), measured.table.clone());
-        let mut more = |wanted: &[Request]| {
-            let of_base = self.measure(subject.base, &baseline.windows, wanted, None, None)?;
-            let of_subject = self.against(baseline, subject, wanted)?;
-            known.0.copy_from(&of_base.table, |_, _| true);
-            known.1.copy_from(&of_subject.table, |_, _| true);
-            Ok(known.clone())
+        let plan = Plan {
+            policies,
+            metric: &metric,
+            probes: &subject.probes,
         };
+        let probed = self.guards.plan_probes(&plan, &model_info(subject.base))?;
+        let mut requests = baseline.requests.clone();
+        let is_new = |request: &Request| !baseline.requests.contains(request);
+        let probed: Vec<Request> = probed.into_iter().filter(is_new).collect();
+        requests.extend(probed.iter().cloned());
+        requests.sort();
+        requests.dedup();
+        let measured = self.against(baseline, subject, &requests)?;
+        let failure = measured.structural_failure;
+        let mut known = Known {
+            evaluator: self,
+            baseline,
+            subject,
+            tables: (baseline.table.clone(), measured.table),
+            rounds: Table::new(),
+        };
+        if failure.is_none() {
+            known.measure_baseline(&probed)?;
+        }
         // Of a subject that cannot be run there are no predictions, so guards that look at them have nothing to judge.
         let may_judge = |guard: &str| {
             let needs =
                 |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
-            failure.is_none() || !baseline.requests.iter().any(needs)
+            failure.is_none() || !requests.iter().any(needs)
         };
-        let tables = (&baseline.table, &measured.table);
         let judged = self
             .guards
-            .judge(policies, &metric, tables, &may_judge, &mut more)?;
+            .judge(&plan, &requests, &may_judge, &mut known)?;
+        let Known { tables, rounds, .. } = known;
         let inputs = ReportInputs {
             timestamp: self.timestamp,
             host_version: env!("CARGO_PKG_VERSION"),
@@ -146,7 +199,8 @@ impl Evaluator<'_> {
             dataset: self.dataset,
             windows: &baseline.windows,
             baseline_table: &baseline.table,
-            subject_table: &measured.table,
+            baseline_rounds: &rounds,
+            subject_table: &tables.1,
             policies,
             metric,
             guards: &judged,
@@ -161,10 +215,18 @@ impl Evaluator<'_> {
                 },
             ),
         };
+        let answer = |judged: &Judged| {
+            let probe = &judged.details["probe"];
+            (subject.probes.contains(&judged.id) && probe.is_object())
+                .then(|| (judged.id.clone(), probe.clone()))
+        };
+        let probes = judged.iter().filter_map(answer).collect();
         Ok(Evaluation {
             report,
-            table: measured.table,
+            table: tables.1,
+            rounds,
             judged,
+            probes,
         })
     }
 
@@ -213,5 +275,54 @@ impl Evaluator<'_> {
             cancel: Some(self.cancel),
         };
         Ok(self.toolbox.device.install(|| measure(&request))?)
+    }
+}
+
+/// What is known while guards judge: it grows with what they ask for in further rounds.
+struct Known<'a> {
+    evaluator: &'a Evaluator<'a>,
+    baseline: &'a MeasuredBaseline,
+    subject: &'a SubjectInput<'a>,
+    /// Of the baseline and of the subject.
+    tables: (Table, Table),
+    /// The baseline's rows that its own table lacks.
+    rounds: Table,
+}
+
+impl Known<'_> {
+    /// Measures what the baseline's table lacks of some requests.
+    fn measure_baseline(&mut self, wanted: &[Request]) -> Result<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let windows = &self.baseline.windows;
+        let base = self.subject.base;
+        let measured = self
+            .evaluator
+            .measure(base, windows, wanted, None, None)?
+            .table;
+        let own = &self.baseline.table;
+        self.rounds.copy_from(&measured, |scope, quantity| {
+            own.get(scope, quantity).is_none()
+        });
+        let rounds = &self.rounds;
+        self.tables.0.copy_from(rounds, |_, _| true);
+        Ok(())
+    }
+}
+
+impl Measurements for Known<'_> {
+    fn tables(&self) -> (&Table, &Table) {
+        (&self.tables.0, &self.tables.1)
+    }
+
+    fn measure(&mut self, wanted: &[Request]) -> Result<()> {
+        self.measure_baseline(wanted)?;
+        let measured = self
+            .evaluator
+            .against(self.baseline, self.subject, wanted)?
+            .table;
+        self.tables.1.copy_from(&measured, |_, _| true);
+        Ok(())
     }
 }

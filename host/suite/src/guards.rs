@@ -1,9 +1,11 @@
 //! The guards of a run: what they want measured, and how they judge it.
 
-use packhost_measure::Request;
+use std::collections::BTreeSet;
+
 use packhost_measure::report::{Finding, Judged, Status};
 use packhost_measure::table::{Table, Value as Measured};
-use packhost_measure::tiers::{MetricOptions, Policies};
+use packhost_measure::tiers::{Calibration, MetricOptions, Policies};
+use packhost_measure::{Request, is_asked};
 use packhost_model::TensorMeta;
 use packhost_plugin::{GuardPlugin, ModelInfo, Row, Step, Value as Lent, Verdict};
 use packhost_tensor::{Device, Tensor};
@@ -13,20 +15,14 @@ use crate::convert::tensor_info;
 use crate::toolbox::{PluginIdentity, Toolbox};
 use crate::{Error, Result};
 
-/// The canonical order. Guards that are not installed are left out, and reports say so.
-pub const ORDER: [&str; 5] = [
+/// The canonical order: the reference's chain, the metric, then guards of our own. A guard that is not installed is left out,
+/// and reports say so.
+pub const ORDER: [&str; 8] = [
     "invariants",
     "spectral",
     "rmt",
     "variance",
     "primary-metric",
-];
-
-/// Guards that judge only when they are named: reports and presets do not carry yet what they find.
-const WAITING: [&str; 6] = [
-    "spectral",
-    "rmt",
-    "variance",
     "weight-shift",
     "distribution-shift",
     "activation-shift",
@@ -38,8 +34,36 @@ const REQUIRED: &str = "primary-metric";
 /// How often a guard may ask for more before it must decide.
 const MAX_ROUNDS: usize = 8;
 
-/// Measures what a guard asks for beside its plan: the baseline's and the subject's tables with the new rows in them.
-pub type More<'a> = dyn FnMut(&[Request]) -> Result<(Table, Table)> + 'a;
+/// What guards judge from, and the way to more of it.
+pub trait Measurements {
+    /// The baseline's and the subject's tables as far as measured.
+    fn tables(&self) -> (&Table, &Table);
+
+    /// Adds rows that a guard asks for beside its plan, of both models.
+    ///
+    /// # Errors
+    /// They cannot be measured.
+    fn measure(&mut self, wanted: &[Request]) -> Result<()>;
+}
+
+/// By what guards judge.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    pub policies: &'a Policies,
+    pub metric: &'a MetricOptions,
+    /// Guards whose probe is run as well.
+    pub probes: &'a BTreeSet<String>,
+}
+
+impl Plan<'_> {
+    fn policy(&self, guard: &str) -> Value {
+        let mut policy = self.policies.for_guard(guard, self.metric);
+        if self.probes.contains(guard) {
+            policy["probe"] = Value::Bool(true);
+        }
+        policy
+    }
+}
 
 /// The guards that judge, in order.
 pub struct Guards {
@@ -48,7 +72,6 @@ pub struct Guards {
 
 impl Guards {
     /// Loads the guards called `order`; an empty list means every installed guard of [`ORDER`] and then every other one.
-    /// `spectral`, `rmt`, `variance` and the three shift guards judge only where they are named.
     /// Repetitions count once: a guard is a function of tables, so a second answer would equal the first.
     ///
     /// # Errors
@@ -71,14 +94,14 @@ impl Guards {
             Ok(())
         };
         if order.is_empty() {
-            for id in ORDER.iter().filter(|id| !WAITING.contains(id)) {
+            for id in ORDER {
                 add(id, false)?;
             }
             let installed = toolbox
                 .registry()
                 .entries()
                 .filter(|e| e.kind() == packhost_plugin::PluginKind::Guard);
-            for entry in installed.filter(|entry| !WAITING.contains(&entry.id())) {
+            for entry in installed {
                 add(entry.id(), true)?;
             }
         }
@@ -115,10 +138,34 @@ impl Guards {
         metric: &MetricOptions,
         model: &ModelInfo,
     ) -> Result<Vec<Request>> {
+        let none = BTreeSet::new();
+        let plan = Plan {
+            policies,
+            metric,
+            probes: &none,
+        };
+        self.requests(&plan, model, |_| true)
+    }
+
+    /// What the guards want whose probe is run: their plans with it.
+    ///
+    /// # Errors
+    /// As [`Guards::plan`].
+    pub fn plan_probes(&self, plan: &Plan<'_>, model: &ModelInfo) -> Result<Vec<Request>> {
+        self.requests(plan, model, |guard| plan.probes.contains(guard))
+    }
+
+    fn requests(
+        &self,
+        plan: &Plan<'_>,
+        model: &ModelInfo,
+        of: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Request>> {
         let mut requests = Vec::new();
-        for (guard, identity) in &self.guards {
-            let policy = policies.for_guard(&identity.id, metric).to_string();
-            let wanted = guard.plan(&policy, model)?.value;
+        for (guard, identity) in self.guards.iter().filter(|(_, identity)| of(&identity.id)) {
+            let wanted = guard
+                .plan(&plan.policy(&identity.id).to_string(), model)?
+                .value;
             requests.extend(
                 wanted
                     .into_iter()
@@ -130,19 +177,17 @@ impl Guards {
         Ok(requests)
     }
 
-    /// Lets every guard that `may_judge` allows judge. A guard that asks for more gets it from `more`, which returns the
-    /// baseline's and the subject's tables with the new rows in them; it must decide within a few rounds. `tables` are the
-    /// baseline's and the subject's.
+    /// Lets every guard that `may_judge` allows judge. A guard sees the rows of those among `requests` that are its own, and
+    /// no others. One that asks for more gets it from `measurements`; it must decide within a few rounds.
     ///
     /// # Errors
     /// A guard fails, asks for what cannot be measured, or never decides.
     pub fn judge(
         &self,
-        policies: &Policies,
-        metric: &MetricOptions,
-        tables: (&Table, &Table),
+        plan: &Plan<'_>,
+        requests: &[Request],
         may_judge: &dyn Fn(&str) -> bool,
-        more: &mut More<'_>,
+        measurements: &mut dyn Measurements,
     ) -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
         for (guard, identity) in self
@@ -150,11 +195,44 @@ impl Guards {
             .iter()
             .filter(|(_, identity)| may_judge(&identity.id))
         {
-            let policy = policies.for_guard(&identity.id, metric);
-            let verdict = decide(guard, identity, &policy, tables, more)?;
-            judged.push(judged_of(identity, policy, verdict)?);
+            let asked = requests
+                .iter()
+                .filter(|request| request.guard == identity.id);
+            let mut case = Case {
+                guard,
+                identity,
+                policy: plan.policy(&identity.id),
+                asked: asked.cloned().collect(),
+            };
+            let verdict = case.decide(measurements)?;
+            judged.push(case.judged(verdict)?);
         }
         Ok(judged)
+    }
+
+    /// Lets one guard judge again by the policy and the requests of an earlier verdict.
+    ///
+    /// # Errors
+    /// As [`Guards::judge`]; there is no such guard.
+    pub fn judge_again(
+        &self,
+        id: &str,
+        policy: Value,
+        asked: Vec<Request>,
+        measurements: &mut dyn Measurements,
+    ) -> Result<Judged> {
+        let found = self.guards.iter().find(|(_, identity)| identity.id == id);
+        let (guard, identity) = found.ok_or_else(|| Error::PluginAbsent {
+            what: format!("guard `{id}`"),
+        })?;
+        let mut case = Case {
+            guard,
+            identity,
+            policy,
+            asked,
+        };
+        let verdict = case.decide(measurements)?;
+        case.judged(verdict)
     }
 
     /// A guard's own statistic of one tensor, for a request `probe.<guard>.<name>`.
@@ -183,7 +261,8 @@ impl Guards {
             .map_err(|error| error.to_string())
     }
 
-    /// Policies fitted to repeated measurements of the unedited model, by guard.
+    /// Policies fitted to repeated measurements of the unedited model, by guard. The last `perturbations` of `runs` are
+    /// those of harmless perturbations.
     ///
     /// # Errors
     /// A guard fails or answers no JSON.
@@ -192,11 +271,17 @@ impl Guards {
         policies: &Policies,
         metric: &MetricOptions,
         runs: &[Table],
+        perturbations: usize,
     ) -> Result<Vec<(String, Value)>> {
-        let runs: Vec<Vec<Row>> = runs.iter().map(rows).collect();
+        let calibration = Calibration {
+            runs: runs.len() - perturbations,
+            perturbations,
+        };
+        let runs: Vec<Vec<Row>> = runs.iter().map(|run| rows(run, |_, _| true)).collect();
         let runs: Vec<&[Row]> = runs.iter().map(Vec::as_slice).collect();
         let fit = |(guard, identity): &(GuardPlugin, PluginIdentity)| {
-            let policy = policies.for_guard(&identity.id, metric).to_string();
+            let policy = policies.for_calibration(&identity.id, metric, calibration);
+            let policy = policy.to_string();
             let fitted = guard.calibrate(&policy, &runs)?.value;
             Ok((identity.id.clone(), parse(identity, &fitted)?))
         };
@@ -204,33 +289,71 @@ impl Guards {
     }
 }
 
-/// Plays rounds until the guard decides.
-fn decide(
-    guard: &GuardPlugin,
-    identity: &PluginIdentity,
-    policy: &Value,
-    tables: (&Table, &Table),
-    more: &mut More<'_>,
-) -> Result<Verdict> {
-    let policy = policy.to_string();
-    let (mut baseline, mut subject) = (rows(tables.0), rows(tables.1));
-    for _ in 0..MAX_ROUNDS {
-        match guard.judge(&policy, &baseline, &subject)?.value {
-            Step::Verdict(verdict) => return Ok(verdict),
-            Step::Measure(wanted) => {
-                let wanted: Vec<_> = wanted
-                    .into_iter()
-                    .map(|request| request_of(&identity.id, request))
-                    .collect();
-                let (new_baseline, new_subject) = more(&wanted)?;
-                (baseline, subject) = (rows(&new_baseline), rows(&new_subject));
+/// One guard about to judge.
+struct Case<'a> {
+    guard: &'a GuardPlugin,
+    identity: &'a PluginIdentity,
+    policy: Value,
+    /// What it asked for so far.
+    asked: Vec<Request>,
+}
+
+impl Case<'_> {
+    /// Plays rounds until the guard decides.
+    fn decide(&mut self, measurements: &mut dyn Measurements) -> Result<Verdict> {
+        let policy = self.policy.to_string();
+        for _ in 0..MAX_ROUNDS {
+            let (baseline, subject) = measurements.tables();
+            let asked = &self.asked;
+            let wanted = |scope: &str, quantity: &str| {
+                let mut asked = asked.iter();
+                asked.any(|request| is_asked(request, scope, quantity))
+            };
+            let (baseline, subject) = (rows(baseline, wanted), rows(subject, wanted));
+            match self.guard.judge(&policy, &baseline, &subject)?.value {
+                Step::Verdict(verdict) => return Ok(verdict),
+                Step::Measure(wanted) => {
+                    let id = &self.identity.id;
+                    let wanted = wanted.into_iter().map(|request| request_of(id, request));
+                    let wanted: Vec<Request> = wanted.collect();
+                    measurements.measure(&wanted)?;
+                    self.asked.extend(wanted);
+                    self.asked.sort();
+                    self.asked.dedup();
+                }
             }
         }
+        Err(Error::EndlessRounds {
+            guard: self.identity.id.clone(),
+            rounds: MAX_ROUNDS,
+        })
     }
-    Err(Error::EndlessRounds {
-        guard: identity.id.clone(),
-        rounds: MAX_ROUNDS,
-    })
+
+    fn judged(self, verdict: Verdict) -> Result<Judged> {
+        let identity = self.identity;
+        let details = parse(identity, &verdict.details)?;
+        let finding = |finding: packhost_plugin::Finding| Finding {
+            scope: finding.scope,
+            code: finding.code,
+            message: finding.message,
+            value: finding.value,
+            limit: finding.limit,
+        };
+        Ok(Judged {
+            id: identity.id.clone(),
+            version: identity.version.clone(),
+            digest: identity.sha256.clone(),
+            policy: self.policy,
+            asked: self.asked,
+            status: match verdict.status {
+                packhost_plugin::Status::Pass => Status::Pass,
+                packhost_plugin::Status::Warn => Status::Warn,
+                packhost_plugin::Status::Fail => Status::Fail,
+            },
+            findings: verdict.findings.into_iter().map(finding).collect(),
+            details,
+        })
+    }
 }
 
 fn request_of(guard: &str, request: packhost_plugin::Request) -> Request {
@@ -242,8 +365,8 @@ fn request_of(guard: &str, request: packhost_plugin::Request) -> Request {
     }
 }
 
-/// A table as a guard sees it.
-fn rows(table: &Table) -> Vec<Row> {
+/// Those rows of a table that are `wanted`, as a guard sees them.
+fn rows(table: &Table, wanted: impl Fn(&str, &str) -> bool) -> Vec<Row> {
     let lend = |row: packhost_measure::table::Row| Row {
         scope: row.scope,
         quantity: row.quantity,
@@ -253,31 +376,10 @@ fn rows(table: &Table) -> Vec<Row> {
             Measured::Text(text) => Lent::Text(text),
         },
     };
-    table.rows().map(lend).collect()
-}
-
-fn judged_of(identity: &PluginIdentity, policy: Value, verdict: Verdict) -> Result<Judged> {
-    let details = parse(identity, &verdict.details)?;
-    let finding = |finding: packhost_plugin::Finding| Finding {
-        scope: finding.scope,
-        code: finding.code,
-        message: finding.message,
-        value: finding.value,
-        limit: finding.limit,
-    };
-    Ok(Judged {
-        id: identity.id.clone(),
-        version: identity.version.clone(),
-        digest: identity.sha256.clone(),
-        policy,
-        status: match verdict.status {
-            packhost_plugin::Status::Pass => Status::Pass,
-            packhost_plugin::Status::Warn => Status::Warn,
-            packhost_plugin::Status::Fail => Status::Fail,
-        },
-        findings: verdict.findings.into_iter().map(finding).collect(),
-        details,
-    })
+    let rows = table.rows();
+    rows.filter(|row| wanted(&row.scope, &row.quantity))
+        .map(lend)
+        .collect()
 }
 
 /// The plugin host has checked that this is a JSON object; a defect there must not become a silent default here.

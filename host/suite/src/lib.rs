@@ -20,6 +20,8 @@ pub mod events;
 pub mod graph;
 pub mod guards;
 pub mod journal;
+pub mod perturb;
+pub mod replay;
 pub mod run;
 pub mod rundir;
 pub mod scenarios;

@@ -1,6 +1,6 @@
 //! The blocks of a report.
 
-use super::{Judged, OPTIONAL_GUARDS, ReportInputs, Status};
+use super::{OPTIONAL_GUARDS, ReportInputs, Status, guards};
 use crate::canonical::{sha256_hex, to_line};
 use crate::table::Table;
 use crate::windows::{Pairing, Window, Windows};
@@ -25,12 +25,6 @@ fn canonical_digest(value: &Value) -> String {
     sha256_hex(to_line(value).as_bytes())
 }
 
-/// The guards that judged, in order, in the format's words: the metric is not one of them, invariants run first and last.
-fn chain<'a>(inputs: &ReportInputs<'a>) -> Vec<&'a str> {
-    let guards = inputs.guards.iter().map(|judged| judged.id.as_str());
-    guards.filter(|id| *id != "primary-metric").collect()
-}
-
 pub(super) fn artifacts(inputs: &ReportInputs<'_>) -> Value {
     json!({
         "generated_at": inputs.timestamp,
@@ -46,7 +40,7 @@ pub(super) fn assurance(inputs: &ReportInputs<'_>) -> Value {
         "mode": "off",
         "profile": inputs.policies.profile().name(),
         "tier": inputs.policies.tier().name(),
-        "guard_chain_observed": chain(inputs),
+        "guard_chain_observed": guards::chain(inputs),
     })
 }
 
@@ -108,7 +102,7 @@ pub(super) fn context(inputs: &ReportInputs<'_>) -> Value {
             "loss": {"resolved_type": "causal", "type": "causal"},
             "metric": {"kind": "ppl_causal"},
         },
-        "guard_chain_observed": chain(inputs),
+        "guard_chain_observed": guards::chain(inputs),
         "primary_metric": {
             "acceptance_range": range.unwrap_or_else(|| json!({})),
             "overhead_threshold": 0.01,
@@ -261,73 +255,6 @@ pub(super) fn guard_overhead() -> Value {
     json!({"evaluated": false, "mode": "skipped", "skipped": true, "skip_reason": "guards_run_outside_the_model"})
 }
 
-pub(super) fn guards(inputs: &ReportInputs<'_>) -> Value {
-    let guards = inputs
-        .guards
-        .iter()
-        .filter(|judged| judged.id != "primary-metric");
-    guards
-        .map(|judged| {
-            let details = &judged.details;
-            json!({
-                "name": judged.id,
-                "passed": passed(judged),
-                "decision": decision(judged),
-                "details": details["details"],
-                "diagnostics": [],
-                "metrics": details["summary"],
-                "policy": judged.policy,
-                "violations": violations(judged),
-            })
-        })
-        .collect()
-}
-
-fn passed(judged: &Judged) -> bool {
-    judged.details["passed"]
-        .as_bool()
-        .unwrap_or(judged.status != Status::Fail)
-}
-
-fn decision(judged: &Judged) -> &str {
-    judged.details["decision"]
-        .as_str()
-        .unwrap_or(match judged.status {
-            Status::Pass => "allow",
-            Status::Warn => "monitor",
-            Status::Fail => "block",
-        })
-}
-
-fn violations(judged: &Judged) -> Value {
-    match &judged.details["violations"] {
-        Value::Array(list) => json!(list),
-        _ => json!(judged.findings),
-    }
-}
-
-pub(super) fn invariants(judged: &Judged) -> Value {
-    let violations = violations(judged);
-    let (status, post) = match judged.status {
-        Status::Pass => ("pass", "pass"),
-        Status::Warn => ("warn", "warn"),
-        Status::Fail => ("fail", "fail"),
-    };
-    json!({
-        "decision": decision(judged),
-        "details": judged.details["details"],
-        "diagnostics": [],
-        "failures": violations,
-        "passed": passed(judged),
-        "policy": judged.policy,
-        "pre": "pass",
-        "post": post,
-        "status": status,
-        "summary": judged.details["summary"],
-        "violations": violations,
-    })
-}
-
 /// Demands that a verifier checks at every profile. Without those on the flags, profile `dev` would accept the report of a
 /// damaged model, and a pack whose scenario must fail would verify at `ci` but not at `dev`.
 fn lints() -> Value {
@@ -379,20 +306,7 @@ pub(super) fn meta(inputs: &ReportInputs<'_>) -> Value {
 /// Our own figures, which the reference's format does not have.
 pub(super) fn own(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
     let table = |table: &Table| json!({"sha256": table.digest(), "rows": table.len()});
-    let guards: Vec<Value> = inputs
-        .guards
-        .iter()
-        .map(|judged| {
-            json!({
-                "id": judged.id,
-                "version": judged.version,
-                "sha256": judged.digest,
-                "status": judged.status,
-                "findings": judged.findings,
-                "policy": judged.policy,
-            })
-        })
-        .collect();
+    let guards: Vec<Value> = inputs.guards.iter().map(guards::own).collect();
     let divergence = |scope: &str| {
         let number = |quantity: &str| inputs.subject_table.number(scope, quantity);
         let finite = |quantity: &str| number(quantity).filter(|value| value.is_finite());
@@ -424,6 +338,7 @@ pub(super) fn own(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
         "not_evaluated": not_evaluated(inputs),
         "tables": {
             "baseline": table(inputs.baseline_table),
+            "baseline_rounds": table(inputs.baseline_rounds),
             "subject": table(inputs.subject_table),
         },
         "windows": {
@@ -560,29 +475,6 @@ pub(super) fn provenance(inputs: &ReportInputs<'_>, metric: Option<&Value>) -> V
     })
 }
 
-/// The block of a guard that may not exist yet: its own details where it judged, else a plain statement.
-pub(super) fn optional_guard(inputs: &ReportInputs<'_>, guard: &str) -> Value {
-    let tier = inputs.policies.tier().name();
-    match inputs.judged(guard) {
-        Some(judged) => {
-            let mut block = match &judged.details {
-                Value::Object(map) => map.clone(),
-                _ => Map::new(),
-            };
-            block.insert("evaluated".into(), json!(true));
-            block.insert("passed".into(), json!(passed(judged)));
-            block.insert("decision".into(), json!(decision(judged)));
-            block.insert("violations".into(), violations(judged));
-            block.insert("policy".into(), judged.policy.clone());
-            block.insert("tier".into(), json!(tier));
-            Value::Object(block)
-        }
-        None => {
-            json!({"evaluated": false, "status": "not_evaluated", "enabled": false, "tier": tier})
-        }
-    }
-}
-
 pub(super) fn structure(inputs: &ReportInputs<'_>) -> Value {
     json!({
         "layers_modified": inputs.edit.layers_modified,
@@ -606,11 +498,6 @@ pub(super) fn telemetry(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
 
 pub(super) fn validation(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
     let flag = |name: &str| metric["flags"][name].as_bool().unwrap_or(false);
-    let unharmed = |guard: &str| {
-        inputs
-            .judged(guard)
-            .is_none_or(|judged| judged.status != Status::Fail)
-    };
     let invariants = inputs.judged("invariants");
     let mut flags = Map::new();
     for name in [
@@ -629,8 +516,11 @@ pub(super) fn validation(inputs: &ReportInputs<'_>, metric: &Value) -> Value {
             json!(invariants.status != Status::Fail),
         );
     }
-    flags.insert("spectral_stable".into(), json!(unharmed("spectral")));
-    flags.insert("rmt_stable".into(), json!(unharmed("rmt")));
+    flags.insert(
+        "spectral_stable".into(),
+        json!(guards::stable(inputs, "spectral")),
+    );
+    flags.insert("rmt_stable".into(), json!(guards::stable(inputs, "rmt")));
     flags.insert("guard_overhead_acceptable".into(), json!(true));
     Value::Object(flags)
 }

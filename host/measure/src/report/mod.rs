@@ -9,18 +9,22 @@
 //! and the flags `spectral_stable` and `rmt_stable` are true in the sense of "nothing was found": a missing flag would
 //! count as damage, which nobody has measured either. No measurement contract is claimed for them.
 //!
+//! **Guards of our own** are listed under `packhost.guards` with all their details. They raise none of the reference's flags.
+//!
 //! A report is a function of its inputs: time stamps are one of them, and nothing is read from clocks or the environment.
 
 mod blocks;
+mod guards;
 mod structural;
 
+pub use guards::own as guard_entry;
 pub use structural::{StructuralFailure, run_id, structural_failure};
 
 use crate::dataset::Dataset;
 use crate::table::Table;
 use crate::tiers::{MetricOptions, Policies};
 use crate::windows::Windows;
-use crate::{Error, Result};
+use crate::{Error, Request, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +66,8 @@ pub struct Judged {
     pub digest: String,
     /// The policy that it was given.
     pub policy: Value,
+    /// What it asked for, in its plan and in further rounds: it saw the rows of these requests and no others.
+    pub asked: Vec<Request>,
     /// In one word.
     pub status: Status,
     /// In detail.
@@ -123,6 +129,8 @@ pub struct ReportInputs<'a> {
     pub windows: &'a Windows,
     /// The baseline's measurements.
     pub baseline_table: &'a Table,
+    /// What was measured of the baseline beside its table while this subject was judged: further rounds and probes.
+    pub baseline_rounds: &'a Table,
     /// The subject's measurements.
     pub subject_table: &'a Table,
     /// The policies of the run.
@@ -142,6 +150,9 @@ impl ReportInputs<'_> {
 
 /// Guards that the reference's format has a block for, beside the metric and invariants.
 const OPTIONAL_GUARDS: [&str; 3] = ["spectral", "rmt", "variance"];
+
+/// The guards of the reference's chain. Guards of our own stand under `packhost` only and gate none of its flags.
+const CHAIN: [&str; 4] = ["invariants", "spectral", "rmt", "variance"];
 
 /// Put a report together. Fails when the guard `primary-metric` did not judge: without it use [`structural_failure`].
 pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
@@ -166,9 +177,9 @@ pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
     put("edit_name", json!(inputs.edit.name));
     put("evaluation_windows", blocks::evaluation_windows(inputs));
     put("guard_overhead", blocks::guard_overhead());
-    put("guards", blocks::guards(inputs));
+    put("guards", guards::list(inputs));
     if let Some(invariants) = inputs.judged("invariants") {
-        put("invariants", blocks::invariants(invariants));
+        put("invariants", guards::invariants(invariants));
     }
     put("meta", blocks::meta(inputs));
     put("packhost", blocks::own(inputs, metric));
@@ -186,12 +197,9 @@ pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
         "report_build",
         json!({"fallback_fields": [], "repaired_fields": [], "synthesized_fields": []}),
     );
-    put(
-        "resolved_policy",
-        Value::Object(inputs.policies.sections().clone()),
-    );
+    put("resolved_policy", guards::resolved_policy(inputs));
     for guard in OPTIONAL_GUARDS {
-        put(guard, blocks::optional_guard(inputs, guard));
+        put(guard, guards::block(inputs, guard));
     }
     put("structure", blocks::structure(inputs));
     put("telemetry", blocks::telemetry(inputs, metric));

@@ -1,7 +1,7 @@
 //! The report about a subject that could not be run at all: a missing tensor, a shape that fits no layer, a checkpoint
 //! that cannot be read. The damage is certain, so every flag that it concerns is false.
 
-use super::{ReportInputs, blocks};
+use super::{ReportInputs, blocks, guards};
 use crate::canonical::to_line;
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ pub fn structural_failure(inputs: &ReportInputs<'_>, failure: &StructuralFailure
         "message": failure.message,
     });
     let mut invariants = match inputs.judged("invariants") {
-        Some(judged) => blocks::invariants(judged),
+        Some(judged) => guards::invariants(judged),
         None => json!({"details": {}, "policy": inputs.policies.section("invariants")}),
     };
     let mut failures = vec![fault];
@@ -85,7 +85,7 @@ pub fn structural_failure(inputs: &ReportInputs<'_>, failure: &StructuralFailure
         "edit": blocks::edit(inputs),
         "edit_name": inputs.edit.name,
         "guard_overhead": {"evaluated": true, "mode": "structural_failure"},
-        "guards": blocks::guards(inputs),
+        "guards": guards::list(inputs),
         "invariants": invariants,
         "meta": meta,
         "packhost": {

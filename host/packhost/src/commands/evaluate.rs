@@ -38,6 +38,7 @@ pub fn run(arguments: EvaluateArgs) -> Result<Exit, Failure> {
         preset: arguments.preset,
         guards: layer.guards.clone().unwrap_or_default(),
         replicates: layer.bootstrap.unwrap_or(1000),
+        probes: std::collections::BTreeSet::new(),
     };
     let toolbox = toolbox(&layer, arguments.threads)?;
     // Nothing is half done when this is interrupted: the report appears whole, at the end.

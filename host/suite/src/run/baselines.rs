@@ -2,22 +2,25 @@
 //! judging it against itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use packhost_measure::preset::{self, PresetInputs};
 use packhost_measure::report::EditIdentity;
 use packhost_measure::table::Table;
 use packhost_model::TensorMeta;
 use packhost_pack::canonical::to_pretty;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::driver::Done;
 use super::model::ModelState;
 use super::paths;
 use super::work::Work;
-use crate::evaluate::SubjectInput;
+use crate::Result;
+use crate::evaluate::{MeasuredBaseline, SubjectInput};
+use crate::perturb::perturb;
 use crate::scenarios::{Generation, Scenario};
-use crate::{Error, Result};
+
+/// Fewest perturbations that guards of our own fit to.
+const FEWEST_PERTURBATIONS: u32 = 3;
 
 impl Work<'_> {
     pub(super) fn set_up(&self, model: &ModelState) -> Result<Done> {
@@ -64,20 +67,65 @@ impl Work<'_> {
             });
             let mut outputs = BTreeMap::new();
             self.put(&mut outputs, &paths::baseline_table(folder, seed), baseline.table.to_json().as_bytes())?;
+            if self.perturbs() {
+                let table = self.perturbation(model, baseline, seed)?;
+                self.put(&mut outputs, &paths::perturbation_table(folder, seed), table.to_json().as_bytes())?;
+            }
             self.put(&mut outputs, &paths::calibration(folder, run), to_pretty(&report).as_bytes())?;
             Ok(Done { summary: format!("calibration run {run}, seed {seed}: drift {drift:.4}"), outputs })
         })
     }
 
+    /// Whether the run measures perturbations: they serve guards of our own, which fit nothing to fewer than three.
+    fn perturbs(&self) -> bool {
+        let ours = ["weight-shift", "distribution-shift", "activation-shift"];
+        let judging = self.guards.ids();
+        self.request.counts.calibration_runs >= FEWEST_PERTURBATIONS
+            && ours
+                .iter()
+                .any(|id| judging.iter().any(|judging| judging == id))
+    }
+
+    /// Measures the baseline with rounding noise on the windows of `seed`; the noise is drawn by it as well.
+    fn perturbation(
+        &self,
+        model: &ModelState,
+        baseline: &MeasuredBaseline,
+        seed: u64,
+    ) -> Result<Table> {
+        let base = &model.open()?.checkpoint;
+        let overlay = perturb(base, seed)?;
+        let input = SubjectInput {
+            weights: &overlay,
+            base: &**base,
+            identity: model.identity("perturbation", seed)?,
+            edit: EditIdentity::default(),
+            changed: overlay.changed().keys().cloned().collect(),
+            probes: BTreeSet::new(),
+        };
+        let mut table = self.evaluator().measure_subject(baseline, &input)?;
+        table.put_text("model", "calibration.kind", "perturbation");
+        Ok(table)
+    }
+
     pub(super) fn generate_preset(&self, model: &ModelState) -> Result<Done> {
         let seeds = (0..u64::from(self.request.counts.calibration_runs))
             .map(|run| self.request.counts.seed + run);
+        let folder = &model.request.folder;
         let runs: Vec<Table> = seeds
-            .map(|seed| self.stored_table(model, seed))
+            .clone()
+            .map(|seed| self.stored_table(&paths::baseline_table(folder, seed)))
             .collect::<Result<_>>()?;
+        let perturbations: Vec<Table> = seeds
+            .filter(|_| self.perturbs())
+            .map(|seed| self.stored_table(&paths::perturbation_table(folder, seed)))
+            .collect::<Result<_>>()?;
+        let all: Vec<Table> = runs.iter().chain(&perturbations).cloned().collect();
         let policies = self.tier_policies()?;
         let metric = self.metric(self.request.counts.seed);
-        let fitted = self.guards.calibrate(&policies, &metric, &runs)?;
+        let fitted = self
+            .guards
+            .calibrate(&policies, &metric, &all, perturbations.len())?;
         let (preset, statistics) = preset::derive(&PresetInputs {
             model_name: &model.request.folder,
             model_id: &model.request.id,
@@ -85,16 +133,12 @@ impl Work<'_> {
             windows: &self.window_plan(model, self.request.counts.seed),
             provider: self.dataset.provider().name(),
             runs: &runs,
+            perturbations: &perturbations,
             guards: &self.guards.ids(),
             fitted: &fitted,
         })?;
         let mut outputs = BTreeMap::new();
-        let folder = &model.request.folder;
-        self.put(
-            &mut outputs,
-            &paths::preset(folder),
-            to_pretty(&preset).as_bytes(),
-        )?;
+        self.put_preset(&mut outputs, &paths::preset(folder), &preset)?;
         self.put(
             &mut outputs,
             &paths::calibration_statistics(folder),
@@ -102,10 +146,10 @@ impl Work<'_> {
         )?;
         for edit_type in self.edit_types() {
             let variant = preset::for_edit(&preset, edit_type, self.request.tier, None);
-            self.put(
+            self.put_preset(
                 &mut outputs,
                 &paths::preset_variant(folder, edit_type),
-                to_pretty(&variant).as_bytes(),
+                &variant,
             )?;
         }
         Ok(Done {
@@ -132,6 +176,7 @@ impl Work<'_> {
                     params_changed: 0,
                 },
                 changed: BTreeSet::new(),
+                probes: BTreeSet::new(),
             };
             let evaluation =
                 self.evaluator()
@@ -143,6 +188,18 @@ impl Work<'_> {
                 &paths::baseline_report(folder, seed),
                 to_pretty(&evaluation.report).as_bytes(),
             )?;
+            self.put(
+                &mut outputs,
+                &paths::baseline_subject_table(folder, seed),
+                evaluation.table.to_json().as_bytes(),
+            )?;
+            if !evaluation.rounds.is_empty() {
+                self.put(
+                    &mut outputs,
+                    &paths::baseline_rounds_table(folder, seed),
+                    evaluation.rounds.to_json().as_bytes(),
+                )?;
+            }
             if !self.request.counts.calibrates(seed) {
                 self.put(
                     &mut outputs,
@@ -157,26 +214,20 @@ impl Work<'_> {
         })
     }
 
-    /// The preset's text: none when a run neither calibrates nor was given one.
-    pub fn preset_text(&self, model: &ModelState) -> Result<Option<String>> {
-        let name = paths::preset(&model.request.folder);
-        let path = match &self.request.preset {
-            Some(given) if given.is_dir() => {
-                given.join(Path::new(&name).file_name().unwrap_or_default())
-            }
-            Some(given) => given.clone(),
-            None if self.request.counts.calibration_runs == 0 => return Ok(None),
-            None => self.dir.path(&name),
-        };
-        std::fs::read_to_string(&path)
-            .map(Some)
-            .map_err(|error| Error::io("read the preset", &path, error))
+    /// Writes a preset as JSON and as YAML.
+    fn put_preset(
+        &self,
+        outputs: &mut BTreeMap<String, String>,
+        path: &str,
+        preset: &Value,
+    ) -> Result<()> {
+        self.put(outputs, path, to_pretty(preset).as_bytes())?;
+        let yaml = preset::to_yaml(preset);
+        self.put(outputs, &paths::in_yaml(path), yaml.as_bytes())
     }
 
-    fn stored_table(&self, model: &ModelState, seed: u64) -> Result<Table> {
-        let bytes = self
-            .dir
-            .read(&paths::baseline_table(&model.request.folder, seed))?;
+    fn stored_table(&self, path: &str) -> Result<Table> {
+        let bytes = self.dir.read(path)?;
         Ok(Table::parse(&String::from_utf8_lossy(&bytes))?)
     }
 
@@ -193,7 +244,7 @@ impl Work<'_> {
             .iter()
             .filter_map(of)
             .collect();
-        ["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"]
+        preset::EDIT_TYPES
             .into_iter()
             .filter(|t| types.contains(*t))
             .collect()

@@ -53,7 +53,11 @@ impl Footprint {
 pub fn task_bytes(footprint: &Footprint, task: &Task) -> u64 {
     OVERHEAD
         + match task.kind {
-            TaskKind::CalibrationRun { .. } | TaskKind::BaselineReport { .. } => {
+            // The perturbation changes every matrix.
+            TaskKind::CalibrationRun { .. } => {
+                footprint.reference_bytes + footprint.activation_bytes + footprint.overlay_bytes
+            }
+            TaskKind::BaselineReport { .. } => {
                 footprint.reference_bytes + footprint.activation_bytes
             }
             TaskKind::Create { .. } => footprint.overlay_bytes,

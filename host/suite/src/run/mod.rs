@@ -1,8 +1,8 @@
 //! Carrying out a run.
 //!
 //! [`run`] opens the run directory, stores or compares the plan, generates the graph and lets the [`driver`] work through it
-//! with `work` as the executor; `baselines`, `subjects`, `verdict` and `packing` hold what its tasks do. `model` holds what the tasks of one model share in memory, `memory` estimates, and
-//! `paths` says where files lie.
+//! with `work` as the executor; `baselines`, `subjects`, `verdict` and `packing` hold what its tasks do, `presets` what is read
+//! of presets. `model` holds what the tasks of one model share in memory, `memory` estimates, and `paths` says where files lie.
 
 mod baselines;
 pub mod driver;
@@ -10,6 +10,7 @@ pub mod memory;
 mod model;
 mod packing;
 mod paths;
+mod presets;
 mod request;
 mod subjects;
 mod verdict;
@@ -88,6 +89,7 @@ pub fn run(
     let started = Instant::now();
     request.check()?;
     request.check_scenarios(toolbox.registry())?;
+    presets::check_given(request)?;
     let guards = Guards::load(toolbox, &request.guards)?;
     let dataset = open_dataset(&request.dataset)?;
     let footprints = request

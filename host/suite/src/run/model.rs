@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use packhost_measure::report::{ModelIdentity, run_id};
+use packhost_measure::table::Table;
 use packhost_measure::tiers::Policies;
 use packhost_model::{Checkpoint, Tokenizer};
 use packhost_plugin::ModelInfo;
@@ -29,6 +30,8 @@ pub struct ModelState {
     baselines: Mutex<BTreeMap<u64, Arc<Lazy<MeasuredBaseline>>>>,
     subjects: Mutex<BTreeMap<usize, Arc<Subject>>>,
     policies: Lazy<Policies>,
+    /// Measurements that do not depend on windows.
+    fixed: Lazy<Table>,
 }
 
 impl ModelState {
@@ -39,6 +42,7 @@ impl ModelState {
             baselines: Mutex::default(),
             subjects: Mutex::default(),
             policies: Lazy::default(),
+            fixed: Lazy::default(),
         }
     }
 
@@ -73,6 +77,14 @@ impl ModelState {
     /// Whatever `make` says when it is called.
     pub fn policies(&self, make: impl FnOnce() -> Result<Policies>) -> Result<&Policies> {
         self.policies.get_or_try(make)
+    }
+
+    /// What is the same on any windows: weights and structure, measured once.
+    ///
+    /// # Errors
+    /// Whatever `make` says when it is called.
+    pub fn fixed(&self, make: impl FnOnce() -> Result<Table>) -> Result<&Table> {
+        self.fixed.get_or_try(make)
     }
 
     /// Runs `then` with the baseline's measurements for `seed`, made by `make` when first asked for. Tasks that ask for one

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use packhost_measure::preset::to_yaml;
+use packhost_pack::canonical::to_pretty;
 use packhost_pack::keys::{self, SigningKey};
 use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
 use packhost_pack::seal::{self, Entry, RunInfo, SealRequest};
@@ -172,21 +174,23 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
         );
         let metadata = paths::metadata_name(scenario);
         let table = paths::subject_table(model, &scenario.id, run);
+        let rounds = paths::rounds_table(model, &scenario.id, run);
         let files = [
             (
                 format!("{from}/evaluation.report.json"),
                 format!("{to}/evaluation.report.json"),
             ),
             (format!("{from}/{metadata}"), format!("{to}/{metadata}")),
-            (
-                table.clone(),
-                format!("{OWN}/tables/{}", table.replacen("/tables", "", 1)),
-            ),
+            (table.clone(), own_table(&table)),
+            (rounds.clone(), own_table(&rounds)),
         ];
-        // A scenario that its tuned entry skips has none of them.
+        let probes =
+            paths::PROBES.map(|(_, name)| (format!("{from}/{name}"), format!("{to}/{name}")));
+        // A scenario that its tuned entry skips has none of them; probes and further rounds are of some only.
         entries.extend(
             files
                 .into_iter()
+                .chain(probes)
                 .filter(|(from, _)| work.dir.path(from).is_file())
                 .map(|(from, to)| Entry::file(to, work.dir.path(&from))),
         );
@@ -203,6 +207,11 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// Where a table lies in a pack.
+fn own_table(path: &str) -> String {
+    format!("{OWN}/tables/{}", path.replacen("/tables", "", 1))
+}
+
 /// Per model: profile, preset, and the baseline's tables and reports.
 fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
@@ -212,11 +221,12 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
             format!("{OWN}/models/{folder}.json"),
             work.dir.path(&paths::profile(folder)),
         ));
-        if let Some(preset) = work.preset_text(model)? {
-            entries.push(Entry::bytes(
-                format!("{OWN}/{}", paths::preset(folder)),
-                preset,
-            ));
+        if let Some(preset) = work.preset(model)? {
+            let path = paths::preset(folder);
+            let yaml = format!("{OWN}/{}", paths::in_yaml(&path));
+            entries.push(Entry::bytes(yaml, to_yaml(&preset)));
+            let json = format!("{OWN}/{path}");
+            entries.push(Entry::bytes(json, to_pretty(&preset)));
         }
         let of_model = work
             .graph
@@ -239,9 +249,14 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
             }
         }
         for seed in seeds {
-            let path = paths::baseline_table(folder, seed);
-            let to = format!("{OWN}/tables/{}", path.replacen("/tables", "", 1));
-            entries.push(Entry::file(to, work.dir.path(&path)));
+            let tables = [
+                paths::baseline_table(folder, seed),
+                paths::baseline_subject_table(folder, seed),
+                paths::baseline_rounds_table(folder, seed),
+                paths::perturbation_table(folder, seed),
+            ];
+            let written = tables.iter().filter(|path| work.dir.path(path).is_file());
+            entries.extend(written.map(|path| Entry::file(own_table(path), work.dir.path(path))));
         }
     }
     Ok(entries)

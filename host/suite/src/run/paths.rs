@@ -17,6 +17,29 @@ pub fn baseline_report(model: &str, seed: u64) -> String {
     format!("{model}/baseline_reports/seed_{seed}/baseline_report.json")
 }
 
+/// Measurements of a harmless perturbation of the model on the windows of `seed`.
+pub fn perturbation_table(model: &str, seed: u64) -> String {
+    format!("{model}/tables/perturbation/seed_{seed}.json")
+}
+
+/// What was measured of the baseline while a subject was judged: further rounds and probes.
+pub fn rounds_table(model: &str, scenario: &str, run: u32) -> String {
+    format!("{model}/tables/{scenario}/run_{run}.baseline_rounds.json")
+}
+
+/// The same while the unedited model was judged against itself.
+pub fn baseline_rounds_table(model: &str, seed: u64) -> String {
+    format!("{model}/tables/baseline/seed_{seed}.baseline_rounds.json")
+}
+
+/// The unedited model's measurements as the subject of itself.
+pub fn baseline_subject_table(model: &str, seed: u64) -> String {
+    format!("{model}/tables/baseline/seed_{seed}.subject.json")
+}
+
+/// Answers of the probes, beside a report; by guard.
+pub const PROBES: [(&str, &str); 2] = [("rmt", "rmt_probe.json"), ("variance", "ve_probe.json")];
+
 /// Measurements of a subject.
 pub fn subject_table(model: &str, scenario: &str, run: u32) -> String {
     format!("{model}/tables/{scenario}/run_{run}.json")
@@ -40,6 +63,11 @@ pub fn preset(model: &str) -> String {
 /// The preset's variant for one edit type.
 pub fn preset_variant(model: &str, edit_type: &str) -> String {
     format!("presets/calibrated_preset_{model}__{edit_type}.json")
+}
+
+/// The same preset as YAML.
+pub fn in_yaml(preset: &str) -> String {
+    format!("{}.yaml", preset.trim_end_matches(".json"))
 }
 
 /// A subject's folder below `<model>/`.

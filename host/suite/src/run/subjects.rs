@@ -6,7 +6,7 @@ use packhost_measure::report::{EditIdentity, run_id};
 use packhost_model::writer::{LinkMode, WriteOptions, write_checkpoint};
 use packhost_model::{TensorMeta, Weights};
 use packhost_pack::canonical::to_pretty;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::driver::Done;
 use super::model::ModelState;
@@ -107,7 +107,7 @@ impl Work<'_> {
                 None => return Ok(Done::default()),
             },
         };
-        let policies = model.policies(|| self.calibrated_policies(model))?;
+        let policies = self.policies_for(model, scenario)?;
         let evaluation = self.with_baseline(model, seed, |baseline| {
             let input = SubjectInput {
                 weights: &subject.overlay,
@@ -120,18 +120,19 @@ impl Work<'_> {
                     .keys()
                     .cloned()
                     .collect::<BTreeSet<_>>(),
+                probes: probes_of(scenario),
             };
             self.evaluator()
-                .subject(baseline, &input, policies, self.metric(seed))
+                .subject(baseline, &input, &policies, self.metric(seed))
         })?;
-        self.store(model, scenario, run, &subject, &evaluation)
+        self.store(model, scenario, (run, seed), &subject, &evaluation)
     }
 
     fn store(
         &self,
         model: &ModelState,
         scenario: &Scenario,
-        run: u32,
+        (run, seed): (u32, u64),
         subject: &Subject,
         evaluation: &Evaluation,
     ) -> Result<Done> {
@@ -148,16 +149,67 @@ impl Work<'_> {
         };
         put(&mut outputs, "evaluation.report.json", &evaluation.report)?;
         put(&mut outputs, metadata, &subject.metadata)?;
+        for (guard, name) in paths::PROBES {
+            if let Some(answer) = evaluation.probes.get(guard) {
+                let probe = self.probe_file(model, seed, &evaluation.report, answer);
+                put(&mut outputs, name, &probe)?;
+            }
+        }
         let table = evaluation.table.to_json();
         self.put(
             &mut outputs,
             &paths::subject_table(folder, &scenario.id, run),
             table.as_bytes(),
         )?;
+        if !evaluation.rounds.is_empty() {
+            let path = paths::rounds_table(folder, &scenario.id, run);
+            self.put(&mut outputs, &path, evaluation.rounds.to_json().as_bytes())?;
+        }
         Ok(Done {
             summary: summary(scenario, run, &evaluation.report),
             outputs,
         })
+    }
+}
+
+/// Guards whose probe a scenario's fault calls for.
+fn probes_of(scenario: &Scenario) -> BTreeSet<String> {
+    let Generation::Error { error_type, .. } = &scenario.generation else {
+        return BTreeSet::new();
+    };
+    let kinds = [("rmt_norm_noise", "rmt"), ("ve_mlp_scale_skew", "variance")];
+    kinds
+        .into_iter()
+        .filter(|(kind, _)| error_type.starts_with(kind))
+        .map(|(_, guard)| guard.to_owned())
+        .collect()
+}
+
+impl Work<'_> {
+    /// A probe's file: the guard's answer, and what it is about.
+    fn probe_file(&self, model: &ModelState, seed: u64, report: &Value, answer: &Value) -> Value {
+        let mut probe = answer.clone();
+        let windows = report["packhost"]["windows"]["texts"]
+            .as_object()
+            .map_or(0, |arms| {
+                let arms = arms.values().filter_map(Value::as_array);
+                arms.map(Vec::len).sum::<usize>()
+            });
+        let about = json!({
+            "timestamp_utc": self.began,
+            "baseline_model": model.request.id,
+            "subject_model": report["meta"]["model_id"],
+            "baseline_report": paths::baseline_report(&model.request.folder, seed),
+            "profile": self.request.pack.profile.name(),
+            "tier": self.request.tier.name(),
+            "calibration_windows_loaded": windows,
+        });
+        if let (Value::Object(probe), Value::Object(about)) = (&mut probe, about) {
+            for (key, value) in about {
+                probe.entry(key).or_insert(value);
+            }
+        }
+        probe
     }
 }
 

@@ -21,6 +21,8 @@ struct StoredReport {
     /// Relative to the run directory.
     path: String,
     value: Value,
+    rmt_probe: Option<Value>,
+    ve_probe: Option<Value>,
 }
 
 impl Work<'_> {
@@ -70,8 +72,8 @@ impl Work<'_> {
                 path: &report.path,
                 report: &report.value,
                 baseline: baselines.get(&(report.model.as_str(), report.seed)),
-                rmt_probe: None,
-                ve_probe: None,
+                rmt_probe: report.rmt_probe.as_ref(),
+                ve_probe: report.ve_probe.as_ref(),
             })
             .collect();
         let options = JudgeOptions {
@@ -99,15 +101,17 @@ impl Work<'_> {
                 continue;
             };
             let (model, scenario) = (&self.model(task).request.folder, self.scenario(scenario));
-            let path = format!(
-                "{}/evaluation.report.json",
-                paths::report_dir(model, scenario, run)
-            );
+            let folder = paths::report_dir(model, scenario, run);
+            let path = format!("{folder}/evaluation.report.json");
             // A scenario that its tuned entry skips has no report.
             if !self.dir.path(&path).is_file() {
                 continue;
             }
+            let [rmt_probe, ve_probe] =
+                paths::PROBES.map(|(_, name)| self.probe(&format!("{folder}/{name}")));
             reports.push(StoredReport {
+                rmt_probe: rmt_probe?,
+                ve_probe: ve_probe?,
                 model: model.clone(),
                 scenario: scenario.id.clone(),
                 run,
@@ -131,6 +135,12 @@ impl Work<'_> {
             reports.insert((model, seed), value);
         }
         Ok(reports)
+    }
+
+    /// A probe's answer, where there is one.
+    fn probe(&self, path: &str) -> Result<Option<Value>> {
+        let there = self.dir.path(path).is_file();
+        there.then(|| self.read_json(path)).transpose()
     }
 
     fn read_json(&self, path: &str) -> Result<Value> {

@@ -22,7 +22,7 @@ use crate::evaluate::{Evaluator, MeasuredBaseline};
 use crate::graph::{Graph, Task, TaskKind};
 use crate::guards::Guards;
 use crate::rundir::RunDir;
-use crate::scenarios::Scenario;
+use crate::scenarios::{Generation, Scenario};
 use crate::toolbox::Toolbox;
 
 /// Hidden states kept per baseline and seed, as a share of the memory budget.
@@ -112,12 +112,11 @@ impl Work<'_> {
             let requests =
                 self.guards
                     .plan(&self.tier_policies()?, &self.metric(seed), &opened.info)?;
-            self.evaluator().baseline(
-                &*opened.checkpoint,
-                model.identity("baseline", seed)?,
-                windows,
-                requests,
-            )
+            let weights = &*opened.checkpoint;
+            let evaluator = self.evaluator();
+            let fixed = model.fixed(|| evaluator.fixed(weights, &windows, &requests))?;
+            let identity = model.identity("baseline", seed)?;
+            evaluator.baseline(weights, identity, windows, requests, fixed)
         };
         model.with_baseline(seed, make, then)
     }
@@ -179,11 +178,31 @@ impl Work<'_> {
 
     /// The tier's policies with the preset's overrides: the preset of this run, or the one that was given.
     pub(super) fn calibrated_policies(&self, model: &ModelState) -> Result<Policies> {
-        let Some(text) = self.preset_text(model)? else {
-            return self.tier_policies();
+        match self.preset(model)? {
+            Some(preset) => self.resolve_policies(Some(&preset::overrides(&preset)?)),
+            None => self.tier_policies(),
+        }
+    }
+
+    /// The policies that judge a scenario's subject: of an edit whose type has a variant of the preset those of the
+    /// variant, of everything else those that judge the baseline.
+    pub(super) fn policies_for(&self, model: &ModelState, scenario: &Scenario) -> Result<Policies> {
+        let edit_type = preset::EDIT_TYPES.into_iter().find(|edit_type| {
+            let Generation::Edit { edit_spec, .. } = &scenario.generation else {
+                return false;
+            };
+            edit_spec.split(':').next() == Some(*edit_type)
+        });
+        let preset = match edit_type {
+            Some(_) => self.preset(model)?,
+            None => None,
         };
-        let overrides = preset::overrides(&text)?;
-        self.resolve_policies(Some(&overrides))
+        if let (Some(preset), Some(edit_type)) = (preset, edit_type) {
+            let variant = preset::for_edit(&preset, edit_type, self.request.tier, None);
+            return self.resolve_policies(Some(&preset::overrides(&variant)?));
+        }
+        let policies = model.policies(|| self.calibrated_policies(model))?;
+        Ok(policies.clone())
     }
 
     /// Writes a file of the run and notes its digest among `outputs`.

@@ -1,8 +1,11 @@
 //! Presets: policies fitted to repeated measurements of one unedited model.
 //!
 //! Guards fit their own policies (`calibrate` of each component); this module gathers what they answer into the
-//! reference's file and turns such a file back into policy overrides. The file is JSON, which is YAML too, so a name
-//! ending in `.yaml` keeps other readers happy.
+//! reference's file and turns such a file back into policy overrides. The file is JSON or YAML ([`to_yaml`]).
+
+mod yaml;
+
+pub use yaml::to_yaml;
 
 use crate::table::Table;
 use crate::tiers::{Policies, Tier};
@@ -26,6 +29,8 @@ pub struct PresetInputs<'a> {
     pub provider: &'a str,
     /// The runs' tables.
     pub runs: &'a [Table],
+    /// Tables of harmless perturbations of the model, none where they were not measured.
+    pub perturbations: &'a [Table],
     /// Order in which guards judge.
     pub guards: &'a [String],
     /// What each guard's `calibrate` answered: its id and the fitted policy.
@@ -72,7 +77,10 @@ pub fn derive(inputs: &PresetInputs<'_>) -> Result<(Value, Value)> {
             continue;
         }
         let section = id.replace('-', "_");
-        let fitted = changed(policy, inputs.policies.section(&section));
+        let fitted = match FITTED.iter().find(|(guard, _)| guard == id) {
+            Some((_, keys)) => chosen(policy, keys),
+            None => changed(policy, inputs.policies.section(&section)),
+        };
         if fitted.as_object().is_some_and(|map| !map.is_empty()) {
             guards.insert(section, fitted);
         }
@@ -111,8 +119,33 @@ pub fn derive(inputs: &PresetInputs<'_>) -> Result<(Value, Value)> {
             "band_compatible": drift.compatible,
         },
         "runs": inputs.runs.iter().map(Table::digest).collect::<Vec<_>>(),
+        "perturbations": inputs.perturbations.iter().map(Table::digest).collect::<Vec<_>>(),
+        "policies": {
+            "before": inputs.policies.sections(),
+            "fitted": inputs.fitted.iter().cloned().collect::<Map<_, _>>(),
+        },
     });
     Ok((preset, stats))
+}
+
+/// What a preset holds of the reference's guards, calibrated or not.
+const FITTED: [(&str, &[&str]); 3] = [
+    (
+        "spectral",
+        &["family_caps", "sigma_quantile", "deadband", "max_caps"],
+    ),
+    ("rmt", &["epsilon_by_family", "margin", "deadband"]),
+    ("variance", &["deadband", "min_effect_lognll", "min_gain"]),
+];
+
+/// Those keys of a policy that it has. A threshold of 0 is left out, as the reference does.
+fn chosen(fitted: &Value, keys: &[&str]) -> Value {
+    let known = keys.iter().filter_map(|key| {
+        let value = fitted.get(*key)?;
+        let stated = !value.is_null() && value.as_f64() != Some(0.0);
+        stated.then(|| ((*key).to_owned(), value.clone()))
+    });
+    Value::Object(known.collect())
 }
 
 /// The keys of a fitted policy that differ from the tier's.
@@ -129,8 +162,14 @@ fn changed(fitted: &Value, tier: &Value) -> Value {
     }
 }
 
-/// Overrides for [`Policies::resolve`] from a preset's text.
-pub fn overrides(text: &str) -> Result<Value> {
+/// Types of edits that have a variant of the preset.
+pub const EDIT_TYPES: [&str; 4] = ["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"];
+
+/// A preset from its text: JSON, where it begins with a brace, else YAML as [`to_yaml`] writes it.
+///
+/// # Errors
+/// It is neither, or has a key that presets do not have.
+pub fn parse(text: &str) -> Result<Value> {
     const KNOWN: [&str; 6] = [
         "_calibration_meta",
         "model",
@@ -139,8 +178,12 @@ pub fn overrides(text: &str) -> Result<Value> {
         "primary_metric",
         "assurance",
     ];
-    let preset: Value = serde_json::from_str(text)
-        .map_err(|error| Error::Preset(format!("is not JSON: {error}")))?;
+    let json = text.trim_start().starts_with(['{', '[']);
+    let preset: Value = match json {
+        true => serde_json::from_str(text)
+            .map_err(|error| Error::Preset(format!("is not JSON: {error}")))?,
+        false => yaml::from_yaml(text)?,
+    };
     let object = preset
         .as_object()
         .ok_or_else(|| Error::Preset("is not a JSON object".into()))?;
@@ -149,6 +192,20 @@ pub fn overrides(text: &str) -> Result<Value> {
             "has the unknown key `{unknown}`; there are {}",
             KNOWN.join(", ")
         )));
+    }
+    Ok(preset)
+}
+
+/// Overrides for [`Policies::resolve`] from a preset.
+///
+/// # Errors
+/// Its guards or its metric are no objects.
+pub fn overrides(preset: &Value) -> Result<Value> {
+    for key in ["guards", "primary_metric"] {
+        let there = !preset[key].is_null();
+        if there && !preset[key].is_object() {
+            return Err(Error::Preset(format!("`{key}` is not an object")));
+        }
     }
     let mut overrides = Map::new();
     if let Some(guards) = preset["guards"].as_object() {
