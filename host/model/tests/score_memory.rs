@@ -10,7 +10,7 @@ use std::{fs, path::Path};
 use common::memory::{MIB, peak, reset_peak};
 use packhost_model::{
     Checkpoint,
-    network::{Network, ScoreRequest},
+    network::{Network, ScoreRequest, Tap, TapRequest},
 };
 use packhost_tensor::cpu::Cpu;
 use serde_json::json;
@@ -52,6 +52,16 @@ fn checkpoint(dir: &Path) -> Network {
 
 /// By how many bytes the peak grows when `count` windows of `len` tokens are scored.
 fn growth(network: &Network, cpu: &Cpu, count: usize, len: usize) -> usize {
+    growth_with(network, cpu, count, len, None)
+}
+
+fn growth_with(
+    network: &Network,
+    cpu: &Cpu,
+    count: usize,
+    len: usize,
+    taps: Option<&TapRequest>,
+) -> usize {
     let token = |window: usize, at: usize| ((window * 7919 + at * 104_729) % VOCABULARY) as u32;
     let ids: Vec<Vec<u32>> = (0..count)
         .map(|window| (0..len).map(|at| token(window, at)).collect())
@@ -59,6 +69,7 @@ fn growth(network: &Network, cpu: &Cpu, count: usize, len: usize) -> usize {
     let windows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let request = ScoreRequest {
         windows: &windows,
+        taps,
         ..Default::default()
     };
     reset_peak();
@@ -94,6 +105,29 @@ fn scoring_holds_neither_all_logits_nor_all_attention_scores() {
     assert!(
         many < few + 6 * MIB,
         "8 windows {few} bytes, 64 windows {many} bytes"
+    );
+
+    // Statistics of every module of every window hold a block's outputs, not all of them.
+    let tap = Tap {
+        risk: (0..8).collect(),
+        moments: true,
+        ..Tap::default()
+    };
+    let modules = network.modules().into_iter();
+    let taps = TapRequest {
+        modules: modules.map(|name| (name.to_owned(), tap.clone())).collect(),
+        ..TapRequest::default()
+    };
+    let observed = growth_with(&network, &cpu, 64, 256, Some(&taps));
+    let outputs = 64 * 256 * (6 * HIDDEN + 2 * 128) * 4;
+    println!(
+        "64 windows observed {} KiB; the outputs of all modules have {} MiB",
+        observed / 1024,
+        outputs / MIB
+    );
+    assert!(
+        observed < many + 8 * MIB && 8 * MIB < outputs / 4,
+        "64 windows {many} bytes, observed {observed}; all outputs {outputs}"
     );
 
     let len = 4096;
