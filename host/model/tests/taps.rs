@@ -487,6 +487,24 @@ fn observing_changes_no_loss_and_no_divergence() {
 }
 
 #[test]
+fn a_module_is_seen_alike_alone_and_with_all_others() {
+    let windows = ragged();
+    for name in ["mistral", "mixtral"] {
+        let network = Network::new(&*open(name)).unwrap();
+        let all = everything(&network);
+        let whole = observed(&network, &windows, &all);
+        for part in ["down_proj", "w2", "w3", "v_proj", "block_sparse_moe.gate"] {
+            let mut some = all.clone();
+            some.modules.retain(|module, _| module.ends_with(part));
+            for (module, found) in observed(&network, &windows, &some).modules {
+                let expected = format!("{:?}", whole.modules[&module]);
+                assert_eq!(format!("{found:?}"), expected, "{name} {module}");
+            }
+        }
+    }
+}
+
+#[test]
 fn batch_and_threads_change_no_bit() {
     for name in ["llama-yi", "mixtral", "mistral-window"] {
         let network = Network::new(&*open(name)).unwrap();

@@ -325,10 +325,9 @@ impl Pass<'_> {
         self.project(&feed.down, View::dense(wide, x.rows), out, segments);
     }
 
+    /// Whether gate and up cannot be fused.
     fn gated_apart(&self, feed: &Gated) -> bool {
-        [&feed.gate, &feed.up, &feed.down]
-            .into_iter()
-            .any(|linear| self.apart(linear))
+        self.apart(&feed.gate) || self.apart(&feed.up)
     }
 
     /// `hidden += down(silu(gate(normed)) * up(normed))`.
@@ -343,8 +342,13 @@ impl Pass<'_> {
             self.add_rows(&mut buffers.hidden, back);
             return;
         }
-        let chunks = buffers.normed[..rows * width].chunks(WIDE_ROWS * width);
-        for (x, hidden) in chunks.zip(buffers.hidden.chunks_mut(WIDE_ROWS * width)) {
+        // All rows of a window must be there where they are looked at.
+        let (most, segments) = match self.apart(&feed.down) {
+            true => (rows, self.segments()),
+            false => (WIDE_ROWS, Vec::new()),
+        };
+        let chunks = buffers.normed[..rows * width].chunks(most * width);
+        for (x, hidden) in chunks.zip(buffers.hidden.chunks_mut(most * width)) {
             let count = x.len() / width;
             let wide = sized(&mut buffers.wide, count * feed.gate.weight.rows());
             gated(
@@ -355,7 +359,7 @@ impl Pass<'_> {
                 self.spread,
             );
             let back = sized(back, count * width);
-            self.project(&feed.down, View::dense(wide, count), back, &[]);
+            self.project(&feed.down, View::dense(wide, count), back, &segments);
             self.add_rows(hidden, back);
         }
     }
@@ -381,7 +385,8 @@ impl Pass<'_> {
             }
         }
         for (feed, served) in experts.iter().zip(&served) {
-            let apart = self.gated_apart(feed);
+            let gated_apart = self.gated_apart(feed);
+            let apart = gated_apart || self.apart(&feed.down);
             // All rows of a window must be there where they are looked at.
             let most = if apart {
                 served.len().max(1)
@@ -400,8 +405,11 @@ impl Pass<'_> {
                 }
                 let x = View::dense(input, count);
                 let output = sized(output, count * width);
-                if apart {
-                    let segments = self.segments_of(served);
+                let segments = match apart {
+                    true => self.segments_of(served),
+                    false => Vec::new(),
+                };
+                if gated_apart {
                     let Apart { gate, up, .. } = &mut buffers.apart;
                     let scratch = (&mut buffers.wide, gate, up);
                     self.dense_apart(feed, x, scratch, output, &segments);
@@ -409,7 +417,8 @@ impl Pass<'_> {
                     let wide = sized(&mut buffers.wide, count * feed.gate.weight.rows());
                     let (gate, up) = (feed.gate.affine(), feed.up.affine());
                     gated(x, gate, up, wide, self.spread);
-                    self.project(&feed.down, View::dense(wide, count), output, &[]);
+                    let wide = View::dense(wide, count);
+                    self.project(&feed.down, wide, output, &segments);
                 }
                 for (output, (row, weight)) in output.chunks_exact(width).zip(served) {
                     add_scaled(
