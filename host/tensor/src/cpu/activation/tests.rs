@@ -5,8 +5,7 @@ use serde_json::Value;
 fn noise(seed: usize, count: usize) -> Vec<f32> {
     (0..count)
         .map(|index| {
-            let mixed =
-                ((index + seed * 1_000_003) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mixed = ((index + seed * 1_000_003) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             (mixed >> 40) as f32 / 8_388_608.0 - 1.0
         })
@@ -170,8 +169,7 @@ fn moments_equal_their_definition_even_far_from_zero() {
         for column in 0..width {
             let of = |row: usize| f64::from(values[row * width + column]);
             let mean = (0..rows).map(of).sum::<f64>() / rows as f64;
-            let variance =
-                (0..rows).map(|row| (of(row) - mean).powi(2)).sum::<f64>() / rows as f64;
+            let variance = (0..rows).map(|row| (of(row) - mean).powi(2)).sum::<f64>() / rows as f64;
             assert!((means[column] - mean).abs() <= 1e-9 * mean.abs());
             assert!((variances[column] - variance).abs() <= 1e-6 * variance);
         }
