@@ -143,11 +143,11 @@ fn a_run_that_passes() {
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 1.0023
     [time] s  preset derived from 1 calibration runs
-    [time] s  quant_4bit_clean                   run 1  ratio 1.0297       metric acceptable, invariants pass
-    [time] s  prune_50pct_stress                 run 1  ratio 2.0697       metric not acceptable, invariants pass
-    [time] s  nan_injection                      run 1  no ratio           metric not acceptable, invariants fail
+    [time] s  quant_4bit_clean                   run 1  ratio 1.0297       warn: spectral, weight-shift, activation-shift
+    [time] s  prune_50pct_stress                 run 1  ratio 2.0697       fail: primary-metric, distribution-shift, activation-shift; warn: spectral, weight-shift
+    [time] s  nan_injection                      run 1  no ratio           fail: invariants, primary-metric, weight-shift, distribution-shift, activation-shift; warn: spectral, rmt, variance
     [time] s  verdict PASS
-    [time] s  sealed 36 files in run/evidence_pack, signed by sha256:[digest]
+    [time] s  sealed 44 files in run/evidence_pack, signed by sha256:[digest]
     verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
@@ -351,9 +351,9 @@ fn a_verdict_of_fail() {
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 0.9895
     [time] s  preset derived from 1 calibration runs
-    [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
+    [time] s  prune_half                         run 1  ratio 1.2204       fail: primary-metric, distribution-shift; warn: spectral, weight-shift, activation-shift
     [time] s  verdict FAIL (clean_all_pass)
-    [time] s  sealed 26 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
+    [time] s  sealed 34 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
     verdict FAIL: 9 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert!(bench.path("run/evidence_pack/manifest.json").is_file());
@@ -366,7 +366,7 @@ fn a_verdict_of_fail() {
     [time] s  packhost/demo: opened, 1443456 parameters
     [time] s  calibration run 1, seed 42: drift 0.9895
     [time] s  preset derived from 1 calibration runs
-    [time] s  prune_half                         run 1  ratio 1.2204       metric not acceptable, invariants pass
+    [time] s  prune_half                         run 1  ratio 1.2204       fail: primary-metric, distribution-shift; warn: spectral, weight-shift, activation-shift
     [time] s  verdict FAIL (clean_all_pass)
     verdict FAIL: 8 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     error: the verdict is FAIL and a PASS is required (--require-pass), so nothing was sealed; strict/reports/final_verdict.json says what failed

@@ -262,21 +262,6 @@ fn spaced(value: &Value) -> String {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contracts_hash_as_in_the_references_reports() {
-        let contract = json!({
-            "activation_sampling": {"windows": {"count": 8, "indices_policy": "evenly_spaced"}},
-            "estimator": {"init": "ones", "iters": 3, "type": "power_iter"},
-            "kind": "activation_edge_risk",
-        });
-        assert_eq!(contract_hash(&contract), "7ca43124fc6a2823");
-    }
-}
-
 /// The run's policies, each with the measurement contract of its guard where that judged.
 pub(super) fn resolved_policy(inputs: &ReportInputs<'_>) -> Value {
     let mut sections = inputs.policies.sections().clone();
@@ -326,4 +311,55 @@ pub fn own(judged: &Judged) -> Value {
         "asked": asked.collect::<Vec<_>>(),
         "details": details,
     })
+}
+
+/// Who found something, in one line for people: `fail: spectral, rmt; warn: variance`, or that all pass.
+#[must_use]
+pub fn statuses(report: &Value) -> String {
+    let guards = report["packhost"]["guards"].as_array();
+    let guards = guards.map_or(&[][..], Vec::as_slice);
+    let with = |status: &str| {
+        let of = guards.iter().filter(|guard| guard["status"] == status);
+        let ids: Vec<&str> = of.filter_map(|guard| guard["id"].as_str()).collect();
+        (!ids.is_empty()).then(|| format!("{status}: {}", ids.join(", ")))
+    };
+    let found: Vec<String> = ["fail", "warn"].into_iter().filter_map(with).collect();
+    match found.is_empty() {
+        true => format!("{} guards pass", guards.len()),
+        false => found.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contracts_hash_as_in_the_references_reports() {
+        let contract = json!({
+            "activation_sampling": {"windows": {"count": 8, "indices_policy": "evenly_spaced"}},
+            "estimator": {"init": "ones", "iters": 3, "type": "power_iter"},
+            "kind": "activation_edge_risk",
+        });
+        assert_eq!(contract_hash(&contract), "7ca43124fc6a2823");
+    }
+
+    #[test]
+    fn who_found_something_in_one_line() {
+        let guard = |id: &str, status: &str| json!({"id": id, "status": status});
+        let line = |guards: Vec<Value>| statuses(&json!({"packhost": {"guards": guards}}));
+        assert_eq!(
+            line(vec![guard("a", "pass"), guard("b", "pass")]),
+            "2 guards pass"
+        );
+        assert_eq!(
+            line(vec![
+                guard("a", "warn"),
+                guard("b", "fail"),
+                guard("c", "fail")
+            ]),
+            "fail: b, c; warn: a"
+        );
+        assert_eq!(line(vec![]), "0 guards pass");
+    }
 }

@@ -18,6 +18,7 @@ mod guards;
 mod structural;
 
 pub use guards::own as guard_entry;
+pub use guards::statuses as guard_statuses;
 pub use structural::{StructuralFailure, run_id, structural_failure};
 
 use crate::dataset::Dataset;

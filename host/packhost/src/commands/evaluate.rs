@@ -68,7 +68,7 @@ fn summary(compared: &Compared) -> String {
     format!(
         "perplexity: baseline {}, subject {}, ratio {} [{}, {}]\n\
          divergence: KL mean {}, same top token {}\n\
-         flags: metric {}, invariants {}, drift {}\n\
+         guards: {}\n\
          report: {}",
         number(&report["baseline_ref"]["primary_metric"]["final"], 4),
         number(&metric["final"], 4),
@@ -77,9 +77,7 @@ fn summary(compared: &Compared) -> String {
         number(&interval[1], 6),
         number(&own["kl"]["mean"], 6),
         number(&own["same_top_share"], 4),
-        report["validation"]["primary_metric_acceptable"],
-        report["validation"]["invariants_pass"],
-        report["validation"]["preview_final_drift_acceptable"],
+        packhost_measure::report::guard_statuses(report),
         compared.path.display()
     )
 }

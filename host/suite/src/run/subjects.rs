@@ -240,17 +240,10 @@ fn edit_identity(scenario: &Scenario, subject: &Subject) -> EditIdentity {
     }
 }
 
-/// One line for people: scenario, ratio, and what the flags say.
+/// One line for people: scenario, ratio, and what the guards say.
 fn summary(scenario: &Scenario, run: u32, report: &Value) -> String {
     let ratio = report["primary_metric"]["ratio_vs_baseline"].as_f64();
     let ratio = ratio.map_or("no ratio".into(), |ratio| format!("ratio {ratio:.4}"));
-    let invariants = report["invariants"]["status"].as_str().unwrap_or("none");
-    let metric = match report["validation"]["primary_metric_acceptable"].as_bool() {
-        Some(true) => "acceptable",
-        _ => "not acceptable",
-    };
-    format!(
-        "{:<34} run {run}  {ratio:<18} metric {metric}, invariants {invariants}",
-        scenario.id
-    )
+    let guards = packhost_measure::report::guard_statuses(report);
+    format!("{:<34} run {run}  {ratio:<18} {guards}", scenario.id)
 }
