@@ -39,3 +39,27 @@ fn a_text_that_is_no_preset() {
     assert!(said.starts_with("exit: 4"), "{said}");
     assert!(said.contains("line 1"), "{said}");
 }
+
+#[test]
+fn a_preset_of_other_weights() {
+    let preset = format!(
+        r#"{{"model": {{"id": "packhost/demo", "sha256": "{}"}}}}"#,
+        "0".repeat(64)
+    );
+    let said = refused("preset.json", &preset);
+    assert!(said.starts_with("exit: 4"), "{said}");
+    assert!(
+        said.contains("it was derived from other weights (`packhost/demo`) than those in [REPO]/scenarios/demo/model"),
+        "{said}"
+    );
+    // `evaluate` knows models by their folders alone, so only the weights can tell.
+    let bench = Bench::new();
+    bench.write("preset.json", &preset);
+    let said = bench.says(
+        "evaluate --baseline [REPO]/scenarios/demo/model --subject [REPO]/scenarios/demo/model --dataset \
+         [REPO]/scenarios/demo/eval.jsonl --plugins [REPO]/plugins --preset preset.json --out report",
+    );
+    assert!(said.starts_with("exit: 4"), "{said}");
+    assert!(said.contains("it was derived from other weights"), "{said}");
+    assert!(!bench.path("report").exists());
+}

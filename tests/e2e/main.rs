@@ -6,6 +6,7 @@
 
 mod bad_checkpoints;
 mod bad_edits;
+mod bad_guards;
 mod bad_plugins;
 mod bad_presets;
 mod bad_text;

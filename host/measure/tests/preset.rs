@@ -37,6 +37,7 @@ fn inputs<'a>(
     PresetInputs {
         model_name: "tiny",
         model_id: "models/tiny",
+        model_sha256: "00ff",
         policies,
         windows: &PLAN,
         provider: "local_jsonl",
@@ -70,7 +71,7 @@ fn derived_and_applied() {
                 "model_name": "tiny", "num_runs": 5, "tier": "balanced", "drift_mean": 0.987, "drift_std": 0.0292,
                 "drift_band_compatible": true, "suggested_drift_band": [0.8995, 1.0745],
             },
-            "model": {"id": "models/tiny"},
+            "model": {"id": "models/tiny", "sha256": "00ff"},
             "dataset": {
                 "provider": "local_jsonl", "split": "validation", "seq_len": 128, "stride": 128, "preview_n": 4,
                 "final_n": 4, "seed": 42,

@@ -219,6 +219,24 @@ impl Checkpoint {
             })
             .collect()
     }
+
+    /// One digest for all weights: SHA-256 over a line per tensor, in order of names, of its name, dtype, shape and digest.
+    /// How tensors are spread over shards does not matter.
+    ///
+    /// # Errors
+    /// Never for a checkpoint that opened.
+    pub fn fingerprint(&self) -> Result<String> {
+        let digests = self.tensor_digests()?;
+        let lines = digests.iter().filter_map(|(name, digest)| {
+            let meta = self.meta(name)?;
+            Some(format!(
+                "{name} {} {:?} {digest}\n",
+                meta.dtype.name(),
+                meta.shape
+            ))
+        });
+        Ok(digest::bytes(lines.collect::<String>().as_bytes()))
+    }
 }
 
 impl Weights for Checkpoint {

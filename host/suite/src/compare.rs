@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use packhost_measure::preset;
 use packhost_measure::report::{EditIdentity, ModelIdentity, run_id};
 use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs, Profile, Tier};
 use packhost_measure::windows::{Selection, WindowPlan, select};
@@ -18,7 +17,7 @@ use crate::guards::Guards;
 use crate::rundir::write_whole;
 use crate::suites::Dataset;
 use crate::toolbox::Toolbox;
-use crate::{Error, Result};
+use crate::{Error, Result, presets};
 
 /// What to compare, and how.
 #[derive(Debug, Clone)]
@@ -74,11 +73,11 @@ pub fn compare(
         Selection::from_name(&request.selection).ok_or_else(|| Error::SelectionName {
             name: request.selection.clone(),
         })?;
-    let policies = policies(request)?;
     let guards = Guards::load(toolbox, &request.guards)?;
     let dataset = crate::run::open_dataset(&request.dataset)?;
     let baseline = Checkpoint::open(&request.baseline)?;
     baseline.config().served()?;
+    let policies = policies(request, &baseline)?;
     let subject = Checkpoint::open(&request.subject)?;
     let tokenizer = Tokenizer::open(&request.baseline)?;
     let plan = WindowPlan {
@@ -154,23 +153,20 @@ pub fn compare(
     })
 }
 
-fn policies(request: &CompareRequest) -> Result<Policies> {
-    let overrides = match &request.preset {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::io("read the preset", path, error))?;
-            Some(preset::overrides(&preset::parse(&text)?)?)
-        }
-    };
-    let tier = Tier::from_name(&request.tier)?;
+fn policies(request: &CompareRequest, baseline: &Checkpoint) -> Result<Policies> {
     let inputs = PolicyInputs {
-        tier,
+        tier: Tier::from_name(&request.tier)?,
         profile: Profile::Dev,
         edit: None,
-        overrides: overrides.as_ref(),
+        overrides: None,
     };
-    Ok(Policies::resolve(&inputs)?)
+    let Some(path) = &request.preset else {
+        return Ok(Policies::resolve(&inputs)?);
+    };
+    let preset = presets::read(path)?;
+    let policies = presets::policies(path, &preset, &inputs)?;
+    presets::check_weights(path, &preset, baseline)?;
+    Ok(policies)
 }
 
 fn identity(

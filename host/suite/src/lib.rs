@@ -21,6 +21,7 @@ pub mod graph;
 pub mod guards;
 pub mod journal;
 pub mod perturb;
+mod presets;
 pub mod replay;
 pub mod run;
 pub mod rundir;

@@ -21,6 +21,8 @@ pub struct PresetInputs<'a> {
     pub model_name: &'a str,
     /// The model's id or folder.
     pub model_id: &'a str,
+    /// The digest of its weights, by which a preset is told from another model's.
+    pub model_sha256: &'a str,
     /// The policies that the runs were made under.
     pub policies: &'a Policies,
     /// The plan of the first run's windows.
@@ -95,7 +97,7 @@ pub fn derive(inputs: &PresetInputs<'_>) -> Result<(Value, Value)> {
             "drift_band_compatible": drift.compatible,
             "suggested_drift_band": band,
         },
-        "model": {"id": inputs.model_id},
+        "model": {"id": inputs.model_id, "sha256": inputs.model_sha256},
         "dataset": {
             "provider": inputs.provider,
             "split": "validation",

@@ -129,6 +129,7 @@ impl Work<'_> {
         let (preset, statistics) = preset::derive(&PresetInputs {
             model_name: &model.request.folder,
             model_id: &model.request.id,
+            model_sha256: &model.open()?.checkpoint.fingerprint()?,
             policies: &policies,
             windows: &self.window_plan(model, self.request.counts.seed),
             provider: self.dataset.provider().name(),

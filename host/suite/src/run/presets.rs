@@ -1,16 +1,16 @@
-//! Presets that a run is given or has derived: finding, reading and refusing them.
+//! Presets that a run is given or has derived: which file is a model's, and refusing what cannot serve it.
 
 use std::path::{Path, PathBuf};
 
-use packhost_measure::preset;
-use packhost_measure::tiers::{Policies, PolicyInputs};
+use packhost_measure::tiers::PolicyInputs;
+use packhost_model::Checkpoint;
 use serde_json::Value;
 
 use super::model::ModelState;
 use super::paths;
 use super::request::{ModelRequest, RunRequest};
 use super::work::Work;
-use crate::{Error, Result};
+use crate::{Result, presets};
 
 /// Refuses a given preset that cannot serve one of the run's models, before any work.
 ///
@@ -20,22 +20,20 @@ pub fn check_given(request: &RunRequest) -> Result<()> {
     let Some(given) = &request.preset else {
         return Ok(());
     };
+    let inputs = PolicyInputs {
+        tier: request.tier,
+        profile: request.pack.profile,
+        edit: None,
+        overrides: None,
+    };
     for model in &request.models {
         let path = file_for(given, model);
-        let preset = read(&path, model)?;
-        let overrides = preset::overrides(&preset);
-        let resolve = |overrides: Value| {
-            Policies::resolve(&PolicyInputs {
-                tier: request.tier,
-                profile: request.pack.profile,
-                edit: None,
-                overrides: Some(&overrides),
-            })
-        };
-        overrides.and_then(resolve).map_err(|error| Error::Preset {
-            path: path.clone(),
-            message: error.to_string(),
-        })?;
+        let preset = presets::read(&path)?;
+        presets::check_name(&path, &preset, &model.id)?;
+        presets::policies(&path, &preset, &inputs)?;
+        if model.dir.is_dir() {
+            presets::check_weights(&path, &preset, &*Checkpoint::open(&model.dir)?)?;
+        }
     }
     Ok(())
 }
@@ -55,34 +53,17 @@ fn file_for(given: &Path, model: &ModelRequest) -> PathBuf {
     }
 }
 
-fn read(path: &Path, model: &ModelRequest) -> Result<Value> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| Error::io("read the preset", path, error))?;
-    let refused = |message: String| Error::Preset {
-        path: path.to_path_buf(),
-        message,
-    };
-    let preset = preset::parse(&text).map_err(|error| refused(error.to_string()))?;
-    match preset["model"]["id"].as_str() {
-        Some(other) if other != model.id => Err(refused(format!(
-            "it was derived from the model `{other}`, this run is about `{}`; calibrate this model, or name its own preset",
-            model.id
-        ))),
-        _ => Ok(preset),
-    }
-}
-
 impl Work<'_> {
     /// The preset: none when a run neither calibrates nor was given one.
     ///
     /// # Errors
-    /// It cannot be read, or it is another model's.
+    /// It cannot be read.
     pub fn preset(&self, model: &ModelState) -> Result<Option<Value>> {
         let path = match &self.request.preset {
             Some(given) => file_for(given, &model.request),
             None if self.request.counts.calibration_runs == 0 => return Ok(None),
             None => self.dir.path(&paths::preset(&model.request.folder)),
         };
-        read(&path, &model.request).map(Some)
+        presets::read(&path).map(Some)
     }
 }
