@@ -15,10 +15,11 @@ use packhost_stats::quantile;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of quantities, `SET` standing for a set of windows.
-pub(crate) const OF_MODULES: [&str; 6] = [
+pub(crate) const OF_MODULES: [&str; 7] = [
     "activation.edge_risk.SET",
     "activation.tokens.SET",
     "activation.mean_square.SET",
+    "activation.outliers.SET.T",
     "activation.moments",
     "activation.singular",
     "activation.shift",
@@ -35,6 +36,8 @@ const SPECTRUM: WindowSet = WindowSet {
 enum Quantity {
     EdgeRisk(WindowSet),
     MeanSquare(WindowSet),
+    /// With the threshold in thousandths of the noise edge.
+    Outliers(WindowSet, u32),
     Moments,
     Singular,
     Shift,
@@ -73,6 +76,10 @@ impl<'a> Activations<'a> {
             None if kind == "shift" => Quantity::Shift,
             Some(("edge_risk", name)) => Quantity::EdgeRisk(set(name)?),
             Some(("mean_square", name)) => Quantity::MeanSquare(set(name)?),
+            Some(("outliers", name)) => {
+                let (of, threshold) = threshold(name).map_err(refuse)?;
+                Quantity::Outliers(set(of)?, threshold)
+            }
             Some(("tokens", of)) => {
                 if wish.scope != "model" {
                     return Err(refuse("whose scope must be model".into()));
@@ -128,6 +135,10 @@ impl<'a> Activations<'a> {
                 match quantity {
                     Quantity::EdgeRisk(set) => tap.risk.extend(set.windows(count)),
                     Quantity::MeanSquare(set) => tap.mean_square.extend(set.windows(count)),
+                    Quantity::Outliers(set, threshold) => {
+                        let windows = tap.outliers.entry(*threshold).or_default();
+                        windows.extend(set.windows(count));
+                    }
                     Quantity::Moments | Quantity::Shift => tap.moments = true,
                     Quantity::Singular => tap.spectrum = true,
                 }
@@ -189,6 +200,16 @@ impl<'a> Activations<'a> {
     }
 }
 
+/// A set's name and the threshold, in thousandths, of `SET.T`.
+fn threshold(name: &str) -> std::result::Result<(&str, u32), String> {
+    let parsed = name
+        .split_once('.')
+        .and_then(|(set, threshold)| Some((set, threshold.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        format!("but `{name}` is not SET.T, a set of windows and a threshold in thousandths of the noise edge such as even8.1650")
+    })
+}
+
 /// The value of a row of a module that ran.
 fn row(
     quantity: Quantity,
@@ -197,13 +218,21 @@ fn row(
     request: &MeasureRequest<'_>,
     module: &str,
 ) -> Option<Value> {
+    let per_window = |set: WindowSet, value: &dyn Fn(usize) -> Option<f64>| {
+        let windows = set.windows(windows).into_iter();
+        windows
+            .map(|window| value(window).unwrap_or(f64::NAN))
+            .collect()
+    };
     let of = |set: WindowSet, values: &BTreeMap<usize, f64>| {
-        let value = |window: &usize| values.get(window).copied().unwrap_or(f64::NAN);
-        set.windows(windows).iter().map(value).collect()
+        per_window(set, &|window| values.get(&window).copied())
     };
     Some(Value::Vector(match quantity {
         Quantity::EdgeRisk(set) => of(set, &found.risk),
         Quantity::MeanSquare(set) => of(set, &found.mean_square),
+        Quantity::Outliers(set, threshold) => per_window(set, &|window| {
+            found.outliers.get(&(threshold, window)).copied()
+        }),
         Quantity::Moments => {
             let moments = found.moments.as_ref()?;
             let squares: Vec<f64> = moments.mean.iter().map(|mean| mean * mean).collect();

@@ -9,6 +9,7 @@
 //! | `same_top.share` | `final`; `model` | share of scored tokens where both predict the same token as likeliest |
 //! | `window.ids`, `window.loss`, `window.tokens` | `first:K`: the first K windows, preview before final | the same, of a pass of its own where the parameters are `{"scale":{"MODULE":FACTOR}}`: the module's output is multiplied |
 //! | `window.kl`, `window.same_top`, `window.tv` | `preview`, `final`; subjects | vectors: per window the mean KL divergence, share of equal likeliest tokens and mean total variation |
+//! | `activation.outliers.SET.T` | each module | vector: how many singular values of the standardised output lie above T thousandths of the noise edge, per window of the set; costs a whole spectrum each |
 //! | `activation.edge_risk.SET` | each module | vector: edge risk per window of the set, padding rows included; NaN where a number is not finite |
 //! | `activation.mean_square.SET` | each module | vector: mean square per window of the set, padding rows included |
 //! | `activation.tokens.SET` | `model` | vector: tokens per window of the set |

@@ -397,6 +397,16 @@ fn merge(target: &mut Value, source: &Value) {
 /// unknown keys themselves, and what a calibration adds is a section like any other.
 const OURS: [&str; 3] = ["weight_shift", "distribution_shift", "activation_shift"];
 
+/// What guards of the reference's chain can be told beyond the tier's sections: what they hold the subject against (`subject`
+/// or `baseline`), and whether singular values of outputs are counted.
+fn beyond_tiers(section: &str) -> &'static [&'static str] {
+    match section {
+        "rmt" => &["reference", "count_outliers"],
+        "spectral" | "variance" => &["reference"],
+        _ => &[],
+    }
+}
+
 /// Refuse what would silently have no effect: unknown sections and keys. Families are free names.
 fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
     let Some(overrides) = overrides.as_object() else {
@@ -411,7 +421,7 @@ fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
         if OURS.contains(&section.as_str()) {
             continue;
         }
-        let known: Vec<&str> = match sections[section].as_object() {
+        let mut known: Vec<&str> = match sections[section].as_object() {
             Some(known) => known.keys().map(String::as_str).collect(),
             None if section == "primary_metric" => METRIC_KEYS.to_vec(),
             None => {
@@ -421,6 +431,7 @@ fn check_overrides(sections: &Value, overrides: &Value) -> Result<()> {
                 )));
             }
         };
+        known.extend(beyond_tiers(section));
         for (key, value) in keys {
             if !known.contains(&key.as_str()) {
                 return Err(Error::Policy(format!(

@@ -14,7 +14,10 @@ use packhost_model::{
         Findings, KeepPolicy, Network, Observed, Padding, ScoreRequest, Scores, Tap, TapRequest,
     },
 };
-use packhost_tensor::{Tensor, cpu::Cpu};
+use packhost_tensor::{
+    Tensor,
+    cpu::{Cpu, activation::outliers, matmul::View},
+};
 
 const ARCHITECTURES: [&str; 6] = [
     "llama-yi",
@@ -53,6 +56,7 @@ fn everything(network: &Network) -> TapRequest {
     let tap = Tap {
         risk: [0, 3, 4, 6].into(),
         mean_square: [0, 1, 6, 7].into(),
+        outliers: [(1000, [0, 6].into()), (1300, [3].into())].into(),
         moments: true,
         spectrum: true,
     };
@@ -361,6 +365,7 @@ fn every_figure_equals_a_plain_pass() {
             let Findings {
                 risk: risks,
                 mean_square,
+                outliers: counts,
                 moments,
                 spectrum,
             } = found;
@@ -381,6 +386,26 @@ fn every_figure_equals_a_plain_pass() {
                 let values: Vec<f64> = rows.into_iter().flatten().collect();
                 let expected = values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64;
                 close(&format!("{what} square {window}"), *found, expected, 2e-5);
+            }
+            let windows_of: Vec<(u32, usize)> = counts.keys().copied().collect();
+            assert_eq!(windows_of, [(1000, 0), (1000, 6), (1300, 3)]);
+            for ((threshold, window), count) in counts {
+                let rows = rows(*window);
+                let values: Vec<f32> = rows.iter().flatten().map(|v| *v as f32).collect();
+                let at = |slack: f64| {
+                    let threshold = f64::from(*threshold) / 1000.0 * slack;
+                    match rows.first() {
+                        Some(row) => {
+                            outliers(View::dense(&values, rows.len()), row.len(), threshold)
+                        }
+                        None => f64::NAN,
+                    }
+                };
+                let between = at(1.001) <= *count && *count <= at(0.999);
+                assert!(
+                    between || (rows.is_empty() && count.is_nan()),
+                    "{what} outliers {window}"
+                );
             }
             // Tokens other than the first of each window.
             let counted = |window: usize| -> Vec<Vec<f64>> {
@@ -526,8 +551,8 @@ fn batch_and_threads_change_no_bit() {
             let whole = &once.modules[module];
             let text = |found: &Findings| {
                 format!(
-                    "{:?} {:?} {:?}",
-                    found.risk, found.mean_square, found.spectrum
+                    "{:?} {:?} {:?} {:?}",
+                    found.risk, found.mean_square, found.outliers, found.spectrum
                 )
             };
             assert_eq!(text(found), text(whole), "{name} {module}");

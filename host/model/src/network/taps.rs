@@ -15,7 +15,7 @@ use std::{
 };
 
 use packhost_tensor::cpu::{
-    activation::{Spectrum, Sums, edge, spectrum},
+    activation::{Spectrum, Sums, edge, outliers, spectrum},
     matmul::{Spread, View},
 };
 
@@ -26,6 +26,9 @@ pub struct Tap {
     pub risk: BTreeSet<usize>,
     /// Windows whose mean square is wanted; all their rows count.
     pub mean_square: BTreeSet<usize>,
+    /// Windows whose outlying singular values are counted, by the threshold in thousandths of the noise edge; all their rows
+    /// count. This takes a whole spectrum each.
+    pub outliers: BTreeMap<u32, BTreeSet<usize>>,
     /// Whether mean and variance per feature are wanted, over all windows, without padding and without each window's first
     /// token.
     pub moments: bool,
@@ -71,6 +74,8 @@ pub struct Findings {
     pub risk: BTreeMap<usize, f64>,
     /// Mean square by window; NaN where no row reached the module.
     pub mean_square: BTreeMap<usize, f64>,
+    /// Outlying singular values by threshold and window; NaN as the risk.
+    pub outliers: BTreeMap<(u32, usize), f64>,
     /// Mean and variance per feature.
     pub moments: Option<Moments>,
     /// Spectrum about the features' means.
@@ -85,21 +90,47 @@ pub struct Observed {
     pub modules: BTreeMap<String, Findings>,
 }
 
+impl Tap {
+    /// Whether a figure of all rows of `window` is wanted.
+    fn whole(&self, window: &usize) -> bool {
+        self.risk.contains(window)
+            || self.mean_square.contains(window)
+            || self.thresholds(window).next().is_some()
+    }
+
+    /// Thresholds for which outliers of `window` are counted.
+    fn thresholds(&self, window: &usize) -> impl Iterator<Item = u32> {
+        let wanted = self
+            .outliers
+            .iter()
+            .filter(|(_, windows)| windows.contains(window));
+        wanted.map(|(threshold, _)| *threshold)
+    }
+
+    /// The largest window number that a figure of all rows is wanted of.
+    fn last_window(&self) -> Option<usize> {
+        let sets = [&self.risk, &self.mean_square]
+            .into_iter()
+            .chain(self.outliers.values());
+        sets.filter_map(BTreeSet::last).copied().max()
+    }
+}
+
 impl TapRequest {
     /// Rows that a window of `tokens` tokens runs with.
     pub(super) fn rows(&self, window: usize, tokens: usize) -> usize {
-        let whole = |tap: &Tap| tap.risk.contains(&window) || tap.mean_square.contains(&window);
         match self.padding {
-            Some(padding) if self.modules.values().any(whole) => tokens.max(padding.rows),
+            Some(padding) if self.modules.values().any(|tap| tap.whole(&window)) => {
+                tokens.max(padding.rows)
+            }
             _ => tokens,
         }
     }
 
     /// The largest window number that is named anywhere.
     pub(super) fn last_window(&self) -> Option<usize> {
-        let taps = self.modules.values();
-        let named = taps.flat_map(|tap| tap.risk.last().into_iter().chain(tap.mean_square.last()));
-        named.chain(self.spectrum_windows.last()).copied().max()
+        let named = self.modules.values().filter_map(Tap::last_window);
+        named.chain(self.spectrum_windows.last().copied()).max()
     }
 }
 
@@ -127,6 +158,7 @@ pub(super) type Seen = BTreeMap<String, Glimpse>;
 pub(super) struct Glimpse {
     risk: Vec<(usize, f64)>,
     mean_square: Vec<(usize, f64)>,
+    outliers: Vec<((u32, usize), f64)>,
     sums: Vec<Sums>,
     spectrum: Option<Spectrum>,
 }
@@ -144,10 +176,7 @@ impl<'a> Observer<'a> {
     pub fn wants(&self, module: &str) -> bool {
         let spectrum = &self.request.spectrum_windows;
         let wanted = |tap: &Tap, window: &usize| {
-            tap.moments
-                || tap.risk.contains(window)
-                || tap.mean_square.contains(window)
-                || (tap.spectrum && spectrum.contains(window))
+            tap.moments || tap.whole(window) || (tap.spectrum && spectrum.contains(window))
         };
         self.request
             .modules
@@ -183,14 +212,25 @@ impl<'a> Observer<'a> {
             let risk = tap.risk.contains(window);
             let whole = (risk || tap.mean_square.contains(window))
                 .then(|| edge(part(&segment.rows), width, risk));
+            let outlying: Vec<((u32, usize), f64)> = tap
+                .thresholds(window)
+                .map(|threshold| {
+                    let limit = f64::from(threshold) / 1000.0;
+                    let count = outliers(part(&segment.rows), width, limit);
+                    ((threshold, *window), count)
+                })
+                .collect();
             let sums = (tap.moments || in_spectrum(window))
                 .then(|| Sums::of(part(&segment.counted), width));
-            (whole, sums)
+            (whole, outlying, sums)
         });
         let mut glimpse = Glimpse::default();
         let mut views = Vec::new();
         let mut sums = Sums::default();
-        for ((window, segment), (whole, own)) in self.windows.iter().zip(segments).zip(parts) {
+        for ((window, segment), (whole, outlying, own)) in
+            self.windows.iter().zip(segments).zip(parts)
+        {
+            glimpse.outliers.extend(outlying);
             if let Some(edge) = whole {
                 if tap.risk.contains(window) {
                     glimpse.risk.push((*window, edge.risk));
@@ -240,6 +280,7 @@ impl Collector {
                 let (findings, sums) = self.found.entry(module).or_default();
                 findings.risk.extend(glimpse.risk);
                 findings.mean_square.extend(glimpse.mean_square);
+                findings.outliers.extend(glimpse.outliers);
                 findings.spectrum = findings.spectrum.or(glimpse.spectrum);
                 glimpse.sums.iter().for_each(|own| sums.add(own));
             }

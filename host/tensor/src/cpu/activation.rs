@@ -7,6 +7,12 @@
 //!
 //! Work is cut into pieces of `CHUNK` rows and joined in order, in f64: results depend on neither threads nor batches.
 
+mod outliers;
+#[cfg(test)]
+mod tests;
+
+pub use outliers::outliers;
+
 use super::{
     matmul::{Spread, View},
     network::lanes::{LANES, Lanes, padded, total, vectorized},
@@ -443,6 +449,3 @@ fn fold(values: &Lanes, shift: &Lanes, factors: &Lanes, sums: &mut Lanes) {
         sums[lane] = (values[lane] - shift[lane]).mul_add(factors[lane], sums[lane]);
     }
 }
-
-#[cfg(test)]
-mod tests;

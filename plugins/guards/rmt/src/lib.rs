@@ -10,9 +10,10 @@
 //! most, which a family's largest value can hide.
 //!
 //! The older rule about weights (a largest singular value that grew by more than a margin) is reported as
-//! `details.weight_outliers`, baseline against subject, and decides nothing.
+//! `details.weight_outliers`, baseline against subject, and decides nothing. Nor do counts of singular values of outputs
+//! above the edge of noise (`details.activation_outliers`), which policy `count_outliers` asks for.
 //!
-//! Quantities: `activation.edge_risk.SET` of the modules with the roles of [`ROLES`], `activation.tokens.SET`, and of the same
+//! Quantities: `activation.edge_risk.SET` (and `activation.outliers.SET.T`) of the modules with the roles of [`ROLES`], `activation.tokens.SET`, and of the same
 //! modules' weights [`SIGMA`], which another guard asks for anyway.
 
 mod calibrate;
@@ -73,8 +74,13 @@ impl Guard for Rmt {
             let risks = ROLES.map(|role| Request::new(&quantity, &format!("role:{role}")));
             std::iter::once(tokens).chain(risks).collect::<Vec<_>>()
         };
-        let weights = ROLES.map(|role| Request::new(SIGMA, &format!("role:{role}")));
-        Ok(sets.iter().flat_map(of_set).chain(weights).collect())
+        let of_roles =
+            |quantity: &str| ROLES.map(|role| Request::new(quantity, &format!("role:{role}")));
+        let outliers = policy
+            .count_outliers
+            .then(|| of_roles(&policy.outlier_count()));
+        let requests = sets.iter().flat_map(of_set).chain(of_roles(SIGMA));
+        Ok(requests.chain(outliers.into_iter().flatten()).collect())
     }
 
     fn judge(policy: &Policy, baseline: &Table, subject: &Table) -> Result<Step> {
@@ -109,6 +115,9 @@ impl Guard for Rmt {
         details["modules_missing"] = json!(missing);
         let (base, current) = (baseline.numbers(SIGMA)?, subject.numbers(SIGMA)?);
         details["weight_outliers"] = rule::outliers(policy, &base, &current);
+        if policy.count_outliers {
+            details["activation_outliers"] = rule::output_outliers(policy, baseline, subject)?;
+        }
         if policy.probe {
             let set = policy.probe_set();
             let before = Risks::read(policy, baseline, &set, "baseline")?;

@@ -40,6 +40,9 @@ pub struct Policy {
     /// Windows of that comparison, evenly spaced.
     #[schemars(range(min = 1))]
     pub probe_windows: usize,
+    /// Whether singular values of outputs that lie above `(1 + deadband)·margin` times the edge of noise are counted. It
+    /// decides nothing and takes a whole spectrum per module and window, so it is left out unless asked for.
+    pub count_outliers: bool,
     /// How a preset is derived; not part of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub derivation: Option<Derivation>,
@@ -131,6 +134,7 @@ impl Default for Policy {
             reference: Against::default(),
             probe: false,
             probe_windows: 64,
+            count_outliers: false,
             derivation: None,
         }
     }
@@ -169,6 +173,20 @@ impl Policy {
     pub fn epsilon(&self, family: &str) -> f64 {
         let stated = self.epsilon_by_family.get(family);
         stated.copied().unwrap_or(self.epsilon_default)
+    }
+
+    /// What the older rules call an outlier: a weight that grew by more, a singular value further above the edge of noise.
+    pub fn outlying(&self) -> f64 {
+        (1.0 + self.deadband) * self.margin
+    }
+
+    /// The host's name of the count of outlying singular values.
+    pub fn outlier_count(&self) -> String {
+        let thousandths = (1000.0 * self.outlying()).round();
+        format!(
+            "activation.outliers.{}.{thousandths}",
+            self.activation_sampling.windows.set()
+        )
     }
 
     /// The windows of the probe.

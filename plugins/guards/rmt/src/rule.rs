@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use packhost_sdk::json::{Value as Json, json};
-use packhost_sdk::module_name;
+use packhost_sdk::{Result, Table, module_name};
 
 use crate::policy::{FAMILIES, Policy};
 use crate::risks::{Risks, family};
@@ -137,7 +137,7 @@ pub fn violations(policy: &Policy, pairs: &Pairs) -> Vec<Violation> {
 /// The older rule about a weight's largest singular value: growth above `(1 + deadband)·margin`, and the growth.
 pub fn outlier(policy: &Policy, sigma: f64, base: f64) -> (bool, f64) {
     let ratio = sigma / base;
-    (ratio > (1.0 + policy.deadband) * policy.margin, ratio)
+    (ratio > policy.outlying(), ratio)
 }
 
 /// Weights that the older rule finds in the subject against the baseline. It decides nothing.
@@ -160,11 +160,39 @@ pub fn outliers(
         }
     }
     json!({
-        "threshold": (1.0 + policy.deadband) * policy.margin,
+        "threshold": policy.outlying(),
         "weights": measured,
         "count": found.len(),
         "outliers": found,
     })
+}
+
+/// Singular values of outputs above the edge of noise, by module: the largest count of a window, of each model. Modules
+/// without any are left out; a window that was not finite counts for nothing. It decides nothing.
+pub fn output_outliers(policy: &Policy, baseline: &Table, subject: &Table) -> Result<Json> {
+    let quantity = policy.outlier_count();
+    let (before, now) = (baseline.vectors(&quantity)?, subject.vectors(&quantity)?);
+    let most = |counts: Option<&&[f64]>| {
+        let counts = counts.into_iter().flat_map(|counts| counts.iter().copied());
+        counts.fold(0.0, f64::max)
+    };
+    let modules: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
+    let counted = modules.iter().filter(|module| policy.admits(module));
+    let found = counted.filter_map(|module| {
+        let (base, current) = (most(before.get(module)), most(now.get(module)));
+        let any = base > 0.0 || current > 0.0;
+        any.then(|| {
+            (
+                (*module).to_owned(),
+                json!({"base": base, "current": current}),
+            )
+        })
+    });
+    Ok(json!({
+        "threshold": policy.outlying(),
+        "modules": modules.len(),
+        "outliers": found.collect::<BTreeMap<_, _>>(),
+    }))
 }
 
 /// Values of the modules that both have.

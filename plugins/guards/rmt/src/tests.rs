@@ -392,3 +392,36 @@ fn bad_policies_and_tables_are_refused() {
     let few = Rmt::calibrate(&asked, &[good]).unwrap_err().to_string();
     assert!(few.contains("5 calibration runs were asked for and 1 are there"));
 }
+
+#[test]
+fn outlying_singular_values_are_counted_when_asked_for() {
+    let policy: Policy = json::from_value(json!({"count_outliers": true})).unwrap();
+    let quantity = "activation.outliers.even8.1650";
+    assert_eq!(policy.outlier_count(), quantity);
+    let asks = |policy: &Policy| {
+        let plan = Rmt::plan(policy, &ModelInfo::default()).unwrap();
+        plan.iter().any(|request| request.quantity == quantity)
+    };
+    assert!(asks(&policy) && !asks(&Policy::default()));
+    let counts = |counts: [f64; 2]| {
+        let mut rows = table([("a.mlp", 1.0)]).rows().to_vec();
+        for (scope, counts) in [("a.mlp", counts.to_vec()), ("b.mlp", vec![0.0, 0.0])] {
+            rows.push(Row {
+                scope: scope.to_owned(),
+                quantity: quantity.to_owned(),
+                value: Value::Vector(counts),
+            });
+        }
+        Table::new(rows)
+    };
+    let verdict = judge(
+        &json!({"count_outliers": true}),
+        &counts([1.0, 2.0]),
+        &counts([f64::NAN, 4.0]),
+    );
+    assert_eq!(
+        verdict.details["activation_outliers"],
+        json!({"threshold": policy.outlying(), "modules": 2, "outliers": {"a.mlp": {"base": 2.0, "current": 4.0}}})
+    );
+    assert_eq!(verdict.status, Status::Pass);
+}

@@ -51,6 +51,20 @@ fn the_edge_risk_equals_the_reference_vectors() {
         let width = rows[0].len();
         let values: Vec<f32> = rows.iter().flatten().copied().collect();
         let found = edge(View::dense(&values, rows.len()), width, true).risk;
+        for (threshold, counted) in [
+            (1.0, "svd_outliers_m1.0_d0.0"),
+            (1.65, "svd_outliers_m1.5_d0.1"),
+            (1.365, "svd_outliers_m1.3_d0.05"),
+        ] {
+            let count = number(&expected[counted]["count"]);
+            let found = outliers(View::dense(&values, rows.len()), width, threshold);
+            assert_eq!(found, count, "{counted}");
+            // The largest value lies where the reference says: just below it is counted, just above it is not.
+            let largest = number(&expected[counted]["max_ratio"]);
+            let at = |threshold: f64| outliers(View::dense(&values, rows.len()), width, threshold);
+            assert_eq!(at(largest * 1.0001 + 1e-9), 0.0);
+            assert!(at(largest * 0.9999 - 1e-9) >= 1.0);
+        }
         let expected = number(&expected["iters3"]["risk"]);
         let id = vector["id"].as_str().unwrap();
         if ["act_constant", "act_one_row"].contains(&id) {
