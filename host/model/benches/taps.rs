@@ -8,7 +8,7 @@
 //! all windows. With k = 256 that is 1 to 2 %; what is above is that sweeps run at the speed of the cache, products do not.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use packhost_model::{
     Checkpoint,
@@ -82,6 +82,8 @@ fn main() {
         mean_square: squares(name),
         moments: true,
         spectrum: true,
+        // Whole spectra are no part of an ordinary run.
+        outliers: BTreeMap::new(),
     });
     println!("ratios of processor and wall time to those of a plain pass");
     println!(
