@@ -1,6 +1,7 @@
 //! Matrix products with stored weights: `Y[m, n] = X[m, k] W[n, k]^T`, sums in f32.
 //!
-//! Weights stay in their stored type. A tile of the result (at most [`TILE_ROWS`] x [`PANEL`]) widens its rows of `W` into
+//! Weights stay in their stored type. Where the processor has matrix tiles, weights in bf16 are multiplied with them (module
+//! `tiles`); what follows is the portable way. A tile of the result (at most [`TILE_ROWS`] x [`PANEL`]) widens its rows of `W` into
 //! a scratch buffer of its thread, a block at a time (see `Blocking`), and hands both factors to the crate `faer`,
 //! sequentially.
 //!
@@ -17,6 +18,7 @@ use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul as product};
 mod small;
 mod spread;
 mod tensors;
+mod tiles;
 mod view;
 mod weight;
 
@@ -44,13 +46,29 @@ pub enum Store {
 
 thread_local! {
     /// Widened weights, and a tile of the result where it cannot be written in place.
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { weights: Vec::new(), tiles: Vec::new(), small: Vec::new() }) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+#[derive(Default)]
 struct Scratch {
     weights: Vec<f32>,
     tiles: Vec<f32>,
     small: Vec<f32>,
+    /// Packed factors for matrix tiles: rows of each input, and the rest.
+    rows: Vec<tiles::Rows>,
+    packed: tiles::Scratch,
+}
+
+/// Whether products with bf16 weights may use the processor's matrix tiles, from now on and in the whole process: they do
+/// unless told otherwise. With them, last places differ from those of processors without. Not to be changed while
+/// something is computed whose bits matter.
+pub fn use_matrix_tiles(wanted: bool) {
+    tiles::allow(wanted);
+}
+
+/// Whether products with bf16 weights use matrix tiles.
+pub fn uses_matrix_tiles() -> bool {
+    tiles::available()
 }
 
 /// `Y (+)= X W^T`: `x` has `w.columns()` columns, `y` takes `w.rows()` columns of `x.rows` rows.
@@ -58,16 +76,63 @@ struct Scratch {
 /// # Panics
 /// When a view is too short for its rows.
 pub fn linear(x: View<'_>, w: &Weight, y: &ViewMut<'_>, store: Store, spread: Spread) {
-    tiles(x.rows, w.rows(), spread, |rows, panel| {
+    let packs = tiles::serve(w) && w.columns() > 0;
+    tiles(x.rows, w.rows(), packs, spread, |rows, columns| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let target = Target {
-                data: y,
-                first_row: rows.start,
-                first_column: panel.start,
-            };
-            tile(x, w, rows, panel, &target, store, scratch);
+            if packs {
+                scratch.pack(0, x, rows.clone(), w);
+            }
+            for panel in panels_of(columns) {
+                let target = Target {
+                    data: y,
+                    first_row: rows.start,
+                    first_column: panel.start,
+                };
+                match packs {
+                    true => scratch.packed_tile(0, w, panel, &target, store),
+                    false => tile(x, w, rows.clone(), panel, &target, store, scratch),
+                }
+            }
         });
     });
+}
+
+impl Scratch {
+    /// Packs `rows` of `x` for products with `w`, at `place`.
+    fn pack(&mut self, place: usize, x: View<'_>, rows: Range<usize>, w: &Weight) {
+        if self.rows.len() <= place {
+            self.rows.resize_with(place + 1, Default::default);
+        }
+        tiles::pack(x, rows, w.columns(), &mut self.rows[place]);
+    }
+
+    /// Columns `panel` of the product of the packed rows at `place` with `w`.
+    fn packed_tile(
+        &mut self,
+        place: usize,
+        w: &Weight,
+        panel: Range<usize>,
+        target: &Target<'_, '_>,
+        store: Store,
+    ) {
+        let rows = &self.rows[place];
+        let columns = target.first_column..target.first_column + panel.len();
+        let output = tiles::Output {
+            to: target.data.block(target.first_row, rows.len(), columns),
+            stride: target.data.stride,
+        };
+        // SAFETY: `block` has checked that the rows are there, and no other tile has them; rows were packed, so there are
+        // matrix tiles.
+        unsafe { tiles::product(rows, w, panel, &output, store, &mut self.packed) };
+    }
+}
+
+/// `columns` in panels.
+fn panels_of(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = columns.end;
+    columns
+        .step_by(PANEL)
+        .map(move |first| first..end.min(first + PANEL))
 }
 
 /// Gives `consume` rows `rows` (at most [`TILE_ROWS`]) and columns `columns` of the product `X W^T` for each input, panel by
@@ -83,47 +148,91 @@ pub fn panels<const N: usize>(
     mut consume: impl FnMut(Range<usize>, [&mut [f32]; N]),
 ) {
     assert!(rows.len() <= TILE_ROWS, "more rows than a tile has");
-    // The tiles leave the cell meanwhile, in case `consume` multiplies on its own.
-    let mut tiles = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.tiles));
-    tiles.resize(N * TILE_ROWS * PANEL, 0.0);
-    for first in columns.clone().step_by(PANEL) {
-        let panel = first..columns.end.min(first + PANEL);
-        let area = rows.len() * panel.len();
-        SCRATCH.with_borrow_mut(|scratch| {
-            for ((x, w), out) in inputs.iter().zip(tiles.chunks_exact_mut(area)) {
-                let view = ViewMut::new(out, panel.len());
-                let target = Target {
-                    data: &view,
-                    first_row: 0,
-                    first_column: 0,
-                };
-                let (rows, panel) = (rows.clone(), panel.clone());
-                tile(*x, w, rows, panel, &target, Store::Replace, scratch);
-            }
+    // What a thread keeps leaves the cell meanwhile, in case `consume` multiplies on its own.
+    let mut scratch = SCRATCH.take();
+    let mut results = std::mem::take(&mut scratch.tiles);
+    results.resize(N * TILE_ROWS * PANEL, 0.0);
+    // Where the packed rows of each input are, for matrix tiles; inputs may share them.
+    let mut places = [None; N];
+    for (index, (x, w)) in inputs.iter().enumerate() {
+        if !tiles::serve(w) || rows.is_empty() || w.columns() == 0 {
+            continue;
+        }
+        let same = |(other, of): &(View<'_>, &Weight)| {
+            std::ptr::eq(other.data, x.data)
+                && other.stride == x.stride
+                && of.columns() == w.columns()
+        };
+        let known = inputs[..index].iter().position(same);
+        places[index] = known.and_then(|known| places[known]).or_else(|| {
+            scratch.pack(index, *x, rows.clone(), w);
+            Some(index)
         });
-        let mut parts = tiles.chunks_exact_mut(area);
+    }
+    for panel in panels_of(columns) {
+        let area = rows.len() * panel.len();
+        for (((x, w), place), out) in inputs
+            .iter()
+            .zip(&places)
+            .zip(results.chunks_exact_mut(area))
+        {
+            let view = ViewMut::new(out, panel.len());
+            let target = Target {
+                data: &view,
+                first_row: 0,
+                first_column: 0,
+            };
+            let panel = panel.clone();
+            match place {
+                Some(place) => scratch.packed_tile(*place, w, panel, &target, Store::Replace),
+                None => {
+                    let rows = rows.clone();
+                    tile(*x, w, rows, panel, &target, Store::Replace, &mut scratch);
+                }
+            }
+        }
+        let mut parts = results.chunks_exact_mut(area);
         let products = std::array::from_fn(|_| parts.next().unwrap_or_default());
         consume(panel, products);
     }
-    SCRATCH.with_borrow_mut(|scratch| scratch.tiles = tiles);
+    scratch.tiles = results;
+    SCRATCH.set(scratch);
 }
 
-/// Calls `work` for the tiles of a `rows x columns` result; columns vary slowest, so that a thread that runs alone
-/// passes over the weights once per [`TILE_ROWS`] rows.
+/// Calls `work` for the tiles of a `rows x columns` result, one or several panels wide; columns vary slowest, so that a
+/// thread that runs alone passes over the weights once per [`TILE_ROWS`] rows. `packs` says that the rows are packed for each
+/// call, which pays for many panels only: then there are no more calls than the threads need.
 pub(crate) fn tiles(
     rows: usize,
     columns: usize,
+    packs: bool,
     spread: Spread,
     work: impl Fn(Range<usize>, Range<usize>) + Sync + Send,
 ) {
-    let (down, across) = (rows.div_ceil(TILE_ROWS), columns.div_ceil(PANEL));
+    /// Calls per thread, so that none waits long for the others.
+    const SHARE: usize = 4;
+    let (down, panels) = (rows.div_ceil(TILE_ROWS), columns.div_ceil(PANEL));
+    let across = match (packs, spread) {
+        (false, _) => panels,
+        (true, Spread::Here) => 1,
+        (true, Spread::Pool) => (SHARE * rayon::current_num_threads())
+            .div_ceil(down.max(1))
+            .clamp(1, panels.max(1)),
+    };
+    let width = panels.div_ceil(across.max(1)) * PANEL;
+    let across = columns.div_ceil(width.max(1));
     spread.each(down * across, |index| {
         let (row, column) = (index % down, index / down);
         work(
             row * TILE_ROWS..rows.min((row + 1) * TILE_ROWS),
-            column * PANEL..columns.min((column + 1) * PANEL),
+            column * width..columns.min((column + 1) * width),
         );
     });
+}
+
+/// Whether rows are packed for products with `w`.
+pub(crate) fn packs(w: &Weight) -> bool {
+    tiles::serve(w)
 }
 
 /// Where a tile goes.

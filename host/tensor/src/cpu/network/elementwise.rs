@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::lanes::{LANES, exp, padded, total, vectorized};
-use crate::cpu::matmul::{Spread, View, ViewMut, Weight, panels, tiles};
+use crate::cpu::matmul::{Spread, View, ViewMut, Weight, packs, panels, tiles};
 
 /// `1 / sqrt(mean(x^2) + epsilon)`; the sum of squares is kept in f32, per lane.
 #[inline(always)]
@@ -94,7 +94,8 @@ pub fn gated(x: View<'_>, gate: Affine<'_>, up: Affine<'_>, out: &mut [f32], spr
             add(values, &bias[panel.clone()]);
         }
     };
-    tiles(x.rows, width, spread, |rows, panel| {
+    let packs = packs(gate.weight) && packs(up.weight);
+    tiles(x.rows, width, packs, spread, |rows, panel| {
         let inputs = [(x, gate.weight), (x, up.weight)];
         panels(inputs, rows.clone(), panel, |panel, [gates, ups]| {
             let gates = gates.chunks_exact_mut(panel.len());

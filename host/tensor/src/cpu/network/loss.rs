@@ -62,7 +62,7 @@ pub fn losses(
         );
     }
     if let Some(baseline) = baseline.filter(|_| variation && vocabulary > 0) {
-        let tile = (KEPT / vocabulary).clamp(16, TILE_ROWS / 4);
+        let tile = (KEPT / vocabulary).clamp(16, TILE_ROWS / 2);
         let tiles = spread.map(rows.div_ceil(tile), |index| {
             let rows = index * tile..rows.min((index + 1) * tile);
             with_variation(subject, baseline, &targets[rows.clone()], rows)
