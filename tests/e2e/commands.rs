@@ -165,6 +165,7 @@ fn doctor_names_what_the_machine_has() {
     assert!(text.starts_with("packhost "), "{text}");
     for line in [
         "cores: ",
+        "matrix tiles: ",
         "plugin interface: packhost:plugin@",
         "tensor device: cpu",
     ] {
@@ -325,7 +326,7 @@ fn unknown_settings_are_refused() {
       |
     2 | plugin = "plugins"
       | ^^^^^^
-    unknown field `plugin`, expected one of `suite`, `suites_file`, `scenarios_file`, `scenario_ids`, `models`, `models_dir`, `plugins`, `locked`, `out`, `mode`, `tier`, `guards`, `dataset`, `dataset_file`, `text_field`, `selection`, `seq_len`, `preview`, `final_windows`, `seed`, `bootstrap`, `calibration_runs`, `clean_runs`, `stress_runs`, `errors`, `tuned_edit_params`, `preset`, `materialize`, `threads`, `workers`, `memory`, `plugin_cache`, `pack_dir`, `sign`, `signing_key`, `profile`, `report_assurance`, `require_pass`, `limits`
+    unknown field `plugin`, expected one of `suite`, `suites_file`, `scenarios_file`, `scenario_ids`, `models`, `models_dir`, `plugins`, `locked`, `out`, `mode`, `tier`, `guards`, `dataset`, `dataset_file`, `text_field`, `selection`, `seq_len`, `preview`, `final_windows`, `seed`, `bootstrap`, `calibration_runs`, `clean_runs`, `stress_runs`, `errors`, `tuned_edit_params`, `preset`, `materialize`, `threads`, `matrix_tiles`, `workers`, `memory`, `plugin_cache`, `pack_dir`, `sign`, `signing_key`, `profile`, `report_assurance`, `require_pass`, `limits`
     "#);
     bench.write("packhost.toml", "[limits]\nown_tome = 1\n");
     assert_snapshot!(bench.says("plugin list"), @r"

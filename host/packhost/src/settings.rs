@@ -157,6 +157,8 @@ settings! {
     materialize: bool = ["PACKHOST_MATERIALIZE"];
     /// Threads for tensor work; 0 means one per core.
     threads: usize = ["PACKHOST_THREADS"];
+    /// Multiply bf16 weights with the processor's matrix tiles where it has them: quicker, and the last places of losses differ from those of processors without; true by default.
+    matrix_tiles: bool = ["PACKHOST_MATRIX_TILES"];
     /// Tasks at once at most.
     workers: usize = ["PACKHOST_WORKERS"];
     /// Bytes of memory that running tasks may plan for; 0 means what is free at the start.

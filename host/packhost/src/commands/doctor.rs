@@ -31,6 +31,11 @@ fn machine() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     print_line(&format!("cores: {cores}"));
     print_line(&format!("vector instructions: {}", vector_instructions()));
+    let tiles = match packhost_tensor::cpu::matmul::uses_matrix_tiles() {
+        true => "used for bf16 weights",
+        false => "none, or none of a kind that this version uses",
+    };
+    print_line(&format!("matrix tiles: {tiles}"));
     print_line(&format!(
         "plugin interface: packhost:plugin@{}",
         packhost_plugin::INTERFACE_VERSION

@@ -80,6 +80,7 @@ fn toolbox(layer: &Layer, threads: Option<usize>) -> Result<Toolbox, Failure> {
         cache,
     };
     let threads = threads.or(layer.threads).filter(|&threads| threads > 0);
+    packhost_tensor::cpu::matmul::use_matrix_tiles(layer.matrix_tiles.unwrap_or(true));
     Ok(Toolbox::open(
         &plugin_dir(layer),
         layer.locked.unwrap_or(false),

@@ -21,8 +21,8 @@ use crate::DType;
 mod kernel;
 mod pack;
 
-pub(super) use pack::Rows;
 use pack::Columns;
+pub(super) use pack::Rows;
 
 /// Rows and columns of the result that one call of the kernel makes: two tiles each way.
 const PAIR: usize = 32;
