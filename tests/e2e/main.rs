@@ -16,8 +16,10 @@ mod edit;
 #[allow(dead_code, reason = "this binary needs only some of the helpers")]
 #[path = "../../host/plugin/tests/all/guest.rs"]
 mod guest;
+mod hermetic;
 mod interrupted;
 mod memory;
 mod packs;
+mod replay;
 mod run;
 mod support;

@@ -43,6 +43,15 @@ pub struct Dataset {
     texts: Vec<String>,
 }
 
+/// Which data set it was, as reports name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatasetIdentity<'a> {
+    /// How the file was read.
+    pub provider: &'a str,
+    /// SHA-256 of the file's bytes, in lower-case hexadecimal.
+    pub digest: &'a str,
+}
+
 impl Dataset {
     /// Open a file by its ending: `.jsonl` and `.ndjson` as [`Dataset::local_jsonl`] with the field `text`, anything else
     /// as [`Dataset::text`].
@@ -142,6 +151,15 @@ impl Dataset {
             digest,
             texts,
         })
+    }
+
+    /// Which data set it is.
+    #[must_use]
+    pub fn identity(&self) -> DatasetIdentity<'_> {
+        DatasetIdentity {
+            provider: self.provider.name(),
+            digest: &self.digest,
+        }
     }
 
     /// How the file was read.

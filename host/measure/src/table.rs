@@ -108,6 +108,13 @@ impl Table {
         })
     }
 
+    /// Scope and quantity of each row, in order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.rows
+            .keys()
+            .map(|(scope, quantity)| (scope.as_str(), quantity.as_str()))
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {

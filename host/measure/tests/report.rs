@@ -88,6 +88,7 @@ fn judged(id: &str, status: Status, details: Value) -> Judged {
         status,
         findings: Vec::new(),
         details,
+        fuel: 1,
     }
 }
 
@@ -162,7 +163,7 @@ impl Fixture {
             subject: &self.models[0],
             baseline: &self.models[1],
             edit: &self.edit,
-            dataset: &self.dataset,
+            dataset: self.dataset.identity(),
             windows: &self.windows,
             baseline_table: &self.baseline,
             baseline_rounds: &self.rounds,

@@ -7,9 +7,12 @@
 //! | job | where |
 //! | --- | --- |
 //! | keys and fingerprints | [`keys`] |
+//! | what signers and plugins to demand | [`trust`], [`policy`] |
 //! | sealing the pack of a run (layout v2) | [`seal`] |
 //! | packing reports by hand (package-native layout) | [`build`] |
 //! | verifying, stage by stage | [`verify`] |
+//! | the files of a pack that was verified | [`files`] |
+//! | what changed between two packs | [`diff`] |
 //! | what a pack says about itself, without cryptography | [`inspect`] |
 //! | outcomes, detectors, final verdict and summaries | [`verdict`] |
 //! | Python-compatible JSON text | [`canonical`] |
@@ -20,9 +23,11 @@
 pub mod build;
 pub mod canonical;
 pub mod checksums;
+pub mod diff;
 pub mod digest;
 mod edit_metadata;
 mod error;
+pub mod files;
 pub mod inspect;
 mod integrity;
 pub mod json;
@@ -31,6 +36,7 @@ pub mod layout;
 pub mod manifest;
 mod nested;
 mod paths;
+pub mod policy;
 pub mod probes;
 pub mod provenance;
 pub mod report_rules;

@@ -76,7 +76,8 @@ pub fn check(
     }
 }
 
-fn verified_signer(
+/// The fingerprint of the key that signed, if bundle and signature are good.
+pub(crate) fn verified_signer(
     bundle: &[u8],
     manifest: &[u8],
 ) -> std::result::Result<String, Vec<(&'static str, String)>> {

@@ -1,7 +1,7 @@
 //! Verifying a pack, in seven stages that stop at the first that fails.
 //!
 //! 1 options, 2 presence, 3 where the output goes, 4 manifest, 5 signature, 6 integrity, 7 reports. Within a stage all faults are collected. The result is
-//! a function of the pack's bytes and the trust inputs: nothing is read outside the pack but the trust store, no socket is opened, and nothing is written but
+//! a function of the pack's bytes and the trust inputs: nothing is read outside the pack but the trust inputs, no socket is opened, and nothing is written but
 //! the file that the caller asks for.
 //!
 //! Without a pinned signer a good pack is *intact*, not *authentic*: anybody can sign their own. [`Status`] keeps the two apart.
@@ -19,12 +19,14 @@ use serde_json::{Map, Value, json};
 use crate::canonical;
 use crate::digest;
 use crate::error::{ExitClass, Failure, Warning};
+use crate::files::Files;
 use crate::integrity::{self, Finding, Integrity};
 use crate::json::{self as reader, get};
 use crate::layout;
 use crate::manifest;
 use crate::nested::{self, Examined, Reason, Source};
 use crate::paths::{Place, Root};
+use crate::policy::{self, Policy};
 use crate::report_rules::{Assurance, Profile, Rules};
 use crate::signature;
 use crate::trust;
@@ -44,6 +46,10 @@ pub struct VerifyOptions {
     pub expected_fingerprint: Option<String>,
     /// Accept the signers in this file. No store is read by default.
     pub trust_store: Option<PathBuf>,
+    /// Demand what this file says about signers and plugins, beside all else.
+    pub trust_policy: Option<PathBuf>,
+    /// Further signatures over the manifest, as files of their own: for policies that demand several.
+    pub signatures: Vec<PathBuf>,
     /// Write the payload of the nested verification here.
     pub json_out: Option<PathBuf>,
     /// Let an unsigned pack pass stage 5 with a warning, and leave runtime manifests unchecked. What the environment variable
@@ -62,6 +68,8 @@ impl Default for VerifyOptions {
             report_assurance: "report".to_owned(),
             expected_fingerprint: None,
             trust_store: None,
+            trust_policy: None,
+            signatures: Vec::new(),
             json_out: None,
             allow_unverified_provenance: false,
             require_pass: false,
@@ -127,10 +135,14 @@ pub struct Verification {
     pub authenticity: Authenticity,
     /// Fingerprint of the key whose signature is good.
     pub signer_fingerprint: Option<String>,
+    /// Fingerprints of all keys whose signatures are good, detached ones included, sorted.
+    pub signers: Vec<String>,
     /// The level that the manifest claims; it is not recomputed.
     pub evidence_level: Option<String>,
     /// The payload of the nested verification, if stage 7 was reached.
     pub nested: Option<Value>,
+    /// The pack's files, once stage 6 has shown that they are those that were signed.
+    pub files: Option<Files>,
     pack: PathBuf,
     options: VerifyOptions,
 }
@@ -199,7 +211,11 @@ impl Verification {
             .iter()
             .map(|warning| json!({"check_id": warning.check_id, "message": warning.message}))
             .collect();
-        let packhost = json!({"status": self.status().name(), "exit": self.exit.code(), "failures": failures, "warnings": warnings});
+        let mut packhost = json!({"status": self.status().name(), "exit": self.exit.code(), "failures": failures, "warnings": warnings});
+        if let Some(policy) = &self.options.trust_policy {
+            packhost["trust_policy"] = json!(policy.display().to_string());
+            packhost["signers"] = json!(self.signers);
+        }
         set("packhost", packhost);
         Value::Object(answer)
     }
@@ -210,14 +226,17 @@ pub fn verify(pack: &Path, options: &VerifyOptions) -> Verification {
     let mut run = Run {
         options,
         accepted: BTreeSet::new(),
+        policy: None,
         result: Verification {
             exit: ExitClass::Ok,
             failures: Vec::new(),
             warnings: Vec::new(),
             authenticity: Authenticity::Unpinned,
             signer_fingerprint: None,
+            signers: Vec::new(),
             evidence_level: None,
             nested: None,
+            files: None,
             pack: pack.to_path_buf(),
             options: options.clone(),
         },
@@ -235,6 +254,7 @@ type Stage<T> = Result<T, Stopped>;
 struct Run<'o> {
     options: &'o VerifyOptions,
     accepted: BTreeSet<String>,
+    policy: Option<Policy>,
     result: Verification,
 }
 
@@ -246,6 +266,10 @@ impl Run<'_> {
         let (bytes, manifest, references) = self.read_manifest(&root)?;
         let signed = self.check_signature(&root, &bytes, &manifest)?;
         let integrity = self.check_integrity(&root, &manifest, &references)?;
+        let files = Files::new(root.clone(), integrity.digests.clone(), bytes);
+        let plugins = self.policy.as_ref().map(|policy| policy.plugins(&files));
+        self.result.files = Some(files);
+        self.stop_if(ExitClass::Signature, 6, plugins.unwrap_or_default())?;
         if !self.options.skip_verify {
             let rules = Rules {
                 profile: Profile::named(&self.options.profile),
@@ -294,6 +318,11 @@ impl Run<'_> {
             self.options.trust_store.as_deref(),
         );
         self.accepted = fingerprints;
+        match self.options.trust_policy.as_deref().map(Policy::read) {
+            Some(Ok(policy)) => self.policy = Some(policy),
+            Some(Err(reasons)) => faults.extend(reasons),
+            None => {}
+        }
         let assurance = Assurance::named(&self.options.report_assurance);
         if assurance.is_none() {
             faults.push((
@@ -400,7 +429,8 @@ impl Run<'_> {
                 "the pack has no `{}`, so nothing shows that it was not changed",
                 layout::SIGNATURE
             );
-            if !self.options.strict && self.options.allow_unverified_provenance {
+            let tolerated = self.options.allow_unverified_provenance && self.policy.is_none();
+            if !self.options.strict && tolerated {
                 self.result.warnings.push(Warning {
                     check_id: "signature.missing",
                     message,
@@ -434,8 +464,21 @@ impl Run<'_> {
                 Authenticity::Mismatch
             };
         }
+        let first = checked.signer.clone();
         self.result.signer_fingerprint = checked.signer;
         self.stop_if(ExitClass::Signature, 5, checked.faults)?;
+        let (mut signers, faults) = policy::detached(&self.options.signatures, bytes);
+        self.stop_if(ExitClass::Signature, 5, faults)?;
+        signers.extend(first);
+        self.result.signers = signers.iter().cloned().collect();
+        if let Some(policy) = &self.policy {
+            let faults = policy.signers(&signers, get::text(manifest, &["generated_at"]));
+            self.result.authenticity = match faults.is_empty() {
+                true => Authenticity::Pinned,
+                false => Authenticity::Mismatch,
+            };
+            self.stop_if(ExitClass::Signature, 5, faults)?;
+        }
         Ok(true)
     }
 

@@ -301,6 +301,14 @@ pub enum PackCommand {
         after_help = "Example:\n  packhost pack verify pack --strict --expected-fingerprint sha256:..."
     )]
     Verify(VerifyArgs),
+    /// Add a signature of your own to a pack, as a file beside it
+    #[command(
+        after_help = "Example:\n  packhost pack sign pack --signing-key second.key.pem --out pack.second.signature.json"
+    )]
+    Sign(SignArgs),
+    /// Say what changed between two packs: verdict, scenarios, numbers, files
+    #[command(after_help = "Example:\n  packhost pack diff before after --json")]
+    Diff(DiffArgs),
     /// Say what a pack holds, without checking signature or reports
     #[command(after_help = "Example:\n  packhost pack inspect pack --json")]
     Inspect(InspectArgs),
@@ -359,35 +367,34 @@ pub struct BuildArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
+    #[command(flatten)]
+    pub verify: packhost_verify::VerifyArgs,
+    /// Derive every number, flag and verdict of the pack again from its tables and guards, and compare
+    #[arg(long)]
+    pub replay: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SignArgs {
     /// Pack folder
     pub pack: PathBuf,
-    /// Refuse unsigned packs, unlisted files, links and special files
-    #[arg(long)]
-    pub strict: bool,
-    /// Skip the reports inside
-    #[arg(long)]
-    pub skip_verify: bool,
-    /// Also demand that the verdict in the pack is PASS; without this its content is not looked at
-    #[arg(long)]
-    pub require_pass: bool,
-    /// Fingerprint of the signer that is expected
-    #[arg(long, value_name = "sha256:HEX")]
-    pub expected_fingerprint: Option<String>,
-    /// File with fingerprints of trusted signers
+    /// Ed25519 private key
     #[arg(long, value_name = "FILE")]
-    pub trust_store: Option<PathBuf>,
-    /// Profile that the reports must satisfy
-    #[arg(long, value_name = "PROFILE", default_value = "dev")]
-    pub profile: String,
-    /// Assurance that the reports must have: report, strict or off
-    #[arg(long, value_name = "MODE", default_value = "report")]
-    pub report_assurance: String,
+    pub signing_key: PathBuf,
+    /// File for the signature, outside the pack; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Pack folder before
+    pub before: PathBuf,
+    /// Pack folder after
+    pub after: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Write the result of the reports' verification to a file outside the pack
-    #[arg(long, value_name = "FILE")]
-    pub json_out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -54,6 +54,8 @@ exit_codes! {
     Parameter = 17;
     /// The subject of `evaluate` cannot be run; the report, a structural failure, was written.
     SubjectBroken = 18;
+    /// What a pack claims does not follow from the measurements and guards that it holds.
+    ReplayDiffers = 19;
     /// Interrupted by a signal; the run can be resumed.
     Interrupted = 130;
 }

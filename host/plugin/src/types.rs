@@ -52,7 +52,8 @@ impl fmt::Display for PluginKind {
 }
 
 /// What a tensor does in the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names are the field's own")]
 pub enum Role {
     Embedding,
@@ -71,26 +72,32 @@ pub enum Role {
 }
 
 /// Facts about one tensor of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TensorInfo {
     /// Name in the checkpoint.
     pub name: String,
     /// Axes, outermost first; a linear layer's weight is `[out, in]`.
     pub shape: Vec<u64>,
     /// Element type.
+    #[serde(with = "dtype_name")]
     pub dtype: DType,
     /// What it does in the network.
     pub role: Role,
     /// Which transformer layer it belongs to, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<u32>,
     /// Which expert it belongs to, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<u32>,
     /// The tensor whose storage this one shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tied_to: Option<String>,
 }
 
 /// Facts about a model, as plugins see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelInfo {
     /// Name of the architecture, as the host understands it.
     pub architecture: String,
@@ -104,6 +111,31 @@ pub struct ModelInfo {
     pub experts: u32,
     /// All tensors in module order.
     pub tensors: Vec<TensorInfo>,
+}
+
+/// Element types by their spelling in safetensors files.
+mod dtype_name {
+    use packhost_tensor::DType;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde decides the signature"
+    )]
+    pub(super) fn serialize<S: Serializer>(
+        dtype: &DType,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(dtype.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<DType, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        DType::from_name(&name)
+            .ok_or_else(|| D::Error::custom(format!("there is no element type `{name}`")))
+    }
 }
 
 /// Who a plugin says it is.

@@ -196,7 +196,7 @@ impl Evaluator<'_> {
             subject: &subject.identity,
             baseline: &baseline.identity,
             edit: &subject.edit,
-            dataset: self.dataset,
+            dataset: self.dataset.identity(),
             windows: &baseline.windows,
             baseline_table: &baseline.table,
             baseline_rounds: &rounds,

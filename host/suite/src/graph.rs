@@ -64,7 +64,8 @@ pub struct Task {
 }
 
 /// How often things are done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Calibration runs; 0 when a preset is given.
     pub calibration_runs: u32,

@@ -7,11 +7,15 @@ use packhost_measure::table::{Table, Value as Measured};
 use packhost_measure::tiers::{Calibration, MetricOptions, Policies};
 use packhost_measure::{Request, is_asked};
 use packhost_model::TensorMeta;
-use packhost_plugin::{GuardPlugin, ModelInfo, Row, Step, Value as Lent, Verdict};
+use packhost_plugin::{
+    Engine, GuardPlugin, LoadError, ModelInfo, Plugin, PluginKind, Row, Step, Value as Lent,
+    Verdict, inspect,
+};
 use packhost_tensor::{Device, Tensor};
 use serde_json::Value;
 
 use crate::convert::tensor_info;
+use crate::rundir::hex_digest;
 use crate::toolbox::{PluginIdentity, Toolbox};
 use crate::{Error, Result};
 
@@ -100,7 +104,7 @@ impl Guards {
             let installed = toolbox
                 .registry()
                 .entries()
-                .filter(|e| e.kind() == packhost_plugin::PluginKind::Guard);
+                .filter(|e| e.kind() == PluginKind::Guard);
             for entry in installed {
                 add(entry.id(), true)?;
             }
@@ -109,6 +113,41 @@ impl Guards {
             add(id, true)?;
         }
         add(REQUIRED, true)?;
+        Ok(Self { guards })
+    }
+
+    /// Guards from their components alone, in this order: each a name for messages and the component's bytes.
+    ///
+    /// # Errors
+    /// A component is no guard of an interface that this host serves, or `primary-metric` is not among them.
+    pub fn of_components(engine: &Engine, components: &[(String, Vec<u8>)]) -> Result<Self> {
+        let load = |(name, bytes): &(String, Vec<u8>)| {
+            let inspection = inspect(bytes, Some(PluginKind::Guard)).map_err(|kind| LoadError {
+                plugin: name.clone(),
+                kind,
+            });
+            let interface = inspection.map_err(packhost_plugin::Error::from)?.interface;
+            let Plugin::Guard(guard) = engine.load_bytes(name, bytes, Some(PluginKind::Guard))?
+            else {
+                return Err(Error::PluginAbsent {
+                    what: format!("guard `{name}`"),
+                });
+            };
+            let described = guard.describe();
+            let identity = PluginIdentity {
+                id: described.id.clone(),
+                version: described.version.clone(),
+                interface: interface.to_string(),
+                sha256: hex_digest(bytes),
+            };
+            Ok((guard, identity))
+        };
+        let guards: Vec<_> = components.iter().map(load).collect::<Result<_>>()?;
+        if !guards.iter().any(|(_, identity)| identity.id == REQUIRED) {
+            return Err(Error::PluginAbsent {
+                what: format!("guard `{REQUIRED}`"),
+            });
+        }
         Ok(Self { guards })
     }
 
@@ -203,6 +242,7 @@ impl Guards {
                 identity,
                 policy: plan.policy(&identity.id),
                 asked: asked.cloned().collect(),
+                fuel: 0,
             };
             let verdict = case.decide(measurements)?;
             judged.push(case.judged(verdict)?);
@@ -230,6 +270,7 @@ impl Guards {
             identity,
             policy,
             asked,
+            fuel: 0,
         };
         let verdict = case.decide(measurements)?;
         case.judged(verdict)
@@ -296,6 +337,8 @@ struct Case<'a> {
     policy: Value,
     /// What it asked for so far.
     asked: Vec<Request>,
+    /// What its calls burnt so far.
+    fuel: u64,
 }
 
 impl Case<'_> {
@@ -310,7 +353,9 @@ impl Case<'_> {
                 asked.any(|request| is_asked(request, scope, quantity))
             };
             let (baseline, subject) = (rows(baseline, wanted), rows(subject, wanted));
-            match self.guard.judge(&policy, &baseline, &subject)?.value {
+            let called = self.guard.judge(&policy, &baseline, &subject)?;
+            self.fuel += called.stats.fuel;
+            match called.value {
                 Step::Verdict(verdict) => return Ok(verdict),
                 Step::Measure(wanted) => {
                     let id = &self.identity.id;
@@ -352,6 +397,7 @@ impl Case<'_> {
             },
             findings: verdict.findings.into_iter().map(finding).collect(),
             details,
+            fuel: self.fuel,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use packhost_measure::preset;
-use packhost_measure::tiers::{Policies, PolicyInputs};
+use packhost_measure::tiers::{Policies, PolicyInputs, Profile, Tier};
 use packhost_model::Checkpoint;
 use serde_json::Value;
 
@@ -34,6 +34,37 @@ pub fn policies(path: &Path, preset: &Value, inputs: &PolicyInputs<'_>) -> Resul
     };
     let policies = preset::overrides(preset).and_then(resolve);
     policies.map_err(|error| refused(path, error.to_string()))
+}
+
+/// The policies that judge a run's subjects: the tier's with what the preset sets. An edit whose type has a variant of the
+/// preset is judged by the variant; the baseline, faults and every other edit by the preset itself.
+///
+/// # Errors
+/// The preset sets what no policy has.
+pub fn judging(
+    preset: Option<&Value>,
+    tier: Tier,
+    profile: Profile,
+    edit_spec: Option<&str>,
+) -> Result<Policies> {
+    let edit_type = edit_spec.and_then(|spec| spec.split(':').next());
+    let edit_type = preset::EDIT_TYPES
+        .into_iter()
+        .find(|known| Some(*known) == edit_type);
+    let overrides = match (preset, edit_type) {
+        (None, _) => None,
+        (Some(preset), None) => Some(preset::overrides(preset)?),
+        (Some(preset), Some(edit_type)) => {
+            let variant = preset::for_edit(preset, edit_type, tier, None);
+            Some(preset::overrides(&variant)?)
+        }
+    };
+    Ok(Policies::resolve(&PolicyInputs {
+        tier,
+        profile,
+        edit: None,
+        overrides: overrides.as_ref(),
+    })?)
 }
 
 /// Refuses a preset that states another name than the model's.

@@ -104,6 +104,21 @@ pub struct Requirements {
     pub notes: String,
 }
 
+impl Scenario {
+    /// Guards whose probe the scenario's fault calls for.
+    pub fn probes(&self) -> BTreeSet<String> {
+        let Generation::Error { error_type, .. } = &self.generation else {
+            return BTreeSet::new();
+        };
+        let kinds = [("rmt_norm_noise", "rmt"), ("ve_mlp_scale_skew", "variance")];
+        kinds
+            .into_iter()
+            .filter(|(kind, _)| error_type.starts_with(kind))
+            .map(|(_, guard)| guard.to_owned())
+            .collect()
+    }
+}
+
 impl Manifest {
     /// Schema id that this version reads.
     pub const SCHEMA: &'static str = "evidence_pack_scenarios_v1";

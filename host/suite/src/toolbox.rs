@@ -24,7 +24,8 @@ pub struct Toolbox {
 }
 
 /// Which component did something: enough to find it again.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PluginIdentity {
     pub id: String,
     pub version: String,
@@ -75,6 +76,11 @@ impl Toolbox {
     /// Every plugin that was found, sorted by id.
     pub fn identities(&self) -> Vec<PluginIdentity> {
         self.registry.entries().map(PluginIdentity::of).collect()
+    }
+
+    /// What one plugin call may use.
+    pub fn limits(&self) -> &packhost_plugin::Limits {
+        self.engine.limits()
     }
 
     /// The edit that serves `edit_type`.

@@ -89,6 +89,13 @@ fn evaluated(toolbox: &Toolbox, dir: &Path) -> (Value, [String; 3]) {
     (compared.report, tables)
 }
 
+/// Rows of further rounds are there from the beginning, so fewer calls are made and other fuel is burnt.
+fn without_fuel(mut entry: Value) -> Value {
+    let fuel = entry.as_object_mut().unwrap().remove("fuel");
+    assert!(fuel.unwrap().as_u64().unwrap() > 0);
+    entry
+}
+
 fn again(
     guards: &Guards,
     report: &Value,
@@ -100,7 +107,7 @@ fn again(
         subject,
     };
     let judged = replay(guards, report, &stored).map_err(|error| error.to_string())?;
-    Ok(judged.iter().map(guard_entry).collect())
+    Ok(judged.iter().map(guard_entry).map(without_fuel).collect())
 }
 
 #[test]
@@ -120,7 +127,9 @@ fn stored_tables_give_the_same_answer_and_other_tables_none() {
     // The variance probe took a further round, whose rows are stored.
     assert!(Table::parse(&tables[1]).unwrap().len() > 1);
     let replayed = again(&guards, &report, &tables).unwrap();
-    assert_eq!(replayed.to_string(), listed.to_string());
+    let stated = listed.as_array().unwrap().iter().cloned();
+    let stated: Value = stated.map(without_fuel).collect();
+    assert_eq!(replayed.to_string(), stated.to_string());
 
     // A changed digit is another table.
     let mut changed = tables.clone();

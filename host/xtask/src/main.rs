@@ -5,6 +5,7 @@
 
 mod checks;
 mod components;
+mod outside;
 mod process;
 mod tasks;
 mod toolchain;
@@ -18,7 +19,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   demo         build everything and run the demo suite: leaves a signed, verified evidence pack
   test         build everything and run all tests
   ci           format, lints, documentation, tests, demo and self-containment checks: what CI runs
-  release      build the distributable binary into target/dist
+  release      build the distributable binaries into target/dist
 ";
 
 fn main() -> ExitCode {

@@ -1,11 +1,12 @@
 //! The commands that are more than one step: demo, test, ci, release.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Tally, cargo, run, run_tests, say};
-use crate::{checks, components};
+use crate::{checks, components, outside};
 
 /// Builds everything, runs the demo suite on the model in scenarios/demo and verifies the pack it leaves.
 pub fn demo(root: &Path) -> Result<(), String> {
@@ -48,9 +49,9 @@ fn run_demo(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds everything and runs all tests.
+/// Builds everything and runs all tests. Those that need programs which are not there say so and pass.
 pub fn test(root: &Path) -> Result<(), String> {
-    let tally = all_tests(root)?;
+    let tally = all_tests(root, &[])?;
     close(tally)
 }
 
@@ -61,7 +62,14 @@ pub fn ci(root: &Path) -> Result<(), String> {
     run(cargo(&root.join("plugins")).args(["fmt", "--all", "--check"]))?;
     say("checking that the project needs nothing outside its tree");
     checks::self_contained(root)?;
-    let tally = all_tests(root)?;
+    let python = outside::python(root)?;
+    outside::strace()?;
+    let required = [
+        ("PACKHOST_PYTHON", python.as_os_str()),
+        ("PACKHOST_SECOND_VERIFIER", OsStr::new("require")),
+        ("PACKHOST_HERMETIC", OsStr::new("require")),
+    ];
+    let tally = all_tests(root, &required)?;
     say("linting, warnings denied");
     run(cargo(root).args([
         "clippy",
@@ -81,25 +89,31 @@ pub fn ci(root: &Path) -> Result<(), String> {
     close(tally)
 }
 
-/// Builds the distributable binary.
+/// Builds the distributable binaries.
 pub fn release(root: &Path) -> Result<(), String> {
     components::run(root)?;
-    say("building the binary with link-time optimisation");
-    run(cargo(root).args(["build", "--profile", "dist", "--package", "packhost"]))?;
-    let binary = root.join("target/dist/packhost");
-    let size = fs::metadata(&binary)
-        .map_err(|error| format!("cannot find {}: {error}", binary.display()))?
-        .len();
-    say(&format!(
-        "{} ({:.1} MB)",
-        binary.display(),
-        size as f64 / 1e6
-    ));
+    say("building the binaries with link-time optimisation");
+    let programs = ["packhost", "packhost-verify"];
+    for program in programs {
+        run(cargo(root).args(["build", "--profile", "dist", "--package", program]))?;
+    }
+    for program in programs {
+        let binary = root.join("target/dist").join(program);
+        let size = fs::metadata(&binary)
+            .map_err(|error| format!("cannot find {}: {error}", binary.display()))?
+            .len();
+        say(&format!(
+            "{} ({:.1} MB)",
+            binary.display(),
+            size as f64 / 1e6
+        ));
+    }
     Ok(())
 }
 
 /// Runs the tests of the workspace and, natively, those of the components. Testing the workspace also builds the program.
-fn all_tests(root: &Path) -> Result<Tally, String> {
+/// `environment` says which programs the tests may not do without.
+fn all_tests(root: &Path, environment: &[(&str, &OsStr)]) -> Result<Tally, String> {
     components::run(root)?;
     let mut tally = Tally::default();
     say("testing the components natively, against the SDK's bench");
@@ -120,7 +134,8 @@ fn all_tests(root: &Path) -> Result<Tally, String> {
                 "--quiet",
             ])
             // A test that needs the components fails without them here, instead of skipping itself.
-            .env("PACKHOST_COMPONENTS", "require"),
+            .env("PACKHOST_COMPONENTS", "require")
+            .envs(environment.iter().copied()),
         &mut tally,
     )?;
     Ok(tally)

@@ -119,7 +119,7 @@ pub(super) fn dataset(inputs: &ReportInputs<'_>, metric: Option<&Value>) -> Valu
     let (preview, final_) = (tokens(&windows.preview), tokens(&windows.final_));
     let hash = match metric {
         Some(_) => json!({
-            "dataset": inputs.dataset.digest(),
+            "dataset": inputs.dataset.digest,
             "preview": format!("sha256:{}", sequences_digest(&windows.preview)),
             "final": format!("sha256:{}", sequences_digest(&windows.final_)),
             "preview_tokens": preview,
@@ -137,7 +137,7 @@ pub(super) fn dataset(inputs: &ReportInputs<'_>, metric: Option<&Value>) -> Valu
     };
     json!({
         "hash": hash,
-        "provider": inputs.dataset.provider().name(),
+        "provider": inputs.dataset.provider,
         "seq_len": windows.plan.seq_len,
         "split": "None",
         "stride": windows.plan.seq_len,

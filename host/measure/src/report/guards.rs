@@ -310,6 +310,7 @@ pub fn own(judged: &Judged) -> Value {
         "policy": judged.policy,
         "asked": asked.collect::<Vec<_>>(),
         "details": details,
+        "fuel": judged.fuel,
     })
 }
 

@@ -21,7 +21,7 @@ pub use guards::own as guard_entry;
 pub use guards::statuses as guard_statuses;
 pub use structural::{StructuralFailure, run_id, structural_failure};
 
-use crate::dataset::Dataset;
+use crate::dataset::DatasetIdentity;
 use crate::table::Table;
 use crate::tiers::{MetricOptions, Policies};
 use crate::windows::Windows;
@@ -75,6 +75,8 @@ pub struct Judged {
     pub findings: Vec<Finding>,
     /// The guard's details, an object.
     pub details: Value,
+    /// Fuel that its calls burnt while it judged: the same on every machine for the same tables and the same engine.
+    pub fuel: u64,
 }
 
 /// Who a model is.
@@ -125,7 +127,7 @@ pub struct ReportInputs<'a> {
     /// How the subject came to be.
     pub edit: &'a EditIdentity,
     /// The data set.
-    pub dataset: &'a Dataset,
+    pub dataset: DatasetIdentity<'a>,
     /// The windows both were scored on.
     pub windows: &'a Windows,
     /// The baseline's measurements.

@@ -80,7 +80,7 @@ impl Assembly {
         names
     }
 
-    fn beside(report: &str, name: &str) -> String {
+    pub(super) fn beside(report: &str, name: &str) -> String {
         format!(
             "{}{name}",
             report.strip_suffix(layout::REPORT).unwrap_or_default()

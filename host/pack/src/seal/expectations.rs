@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::SealRequest;
 use crate::error::Warning;
 use crate::layout;
 use crate::nested::Examined;
+use crate::report_rules::{Assurance, Profile};
 
 /// The table for the pack: what a verifier is to expect of each report, by what the reports show.
 pub(super) fn packed_scenarios(scenarios: &Value, examined: &[Examined]) -> Value {
@@ -58,7 +58,8 @@ impl Expectations {
     pub(super) fn of(
         examined: &[Examined],
         table: Option<&Value>,
-        request: &SealRequest<'_>,
+        profile: Profile,
+        assurance: Assurance,
     ) -> Self {
         let strictness = table.map(layout::strictness_table).unwrap_or_default();
         let (mut clean, mut errors, mut expected_failures, mut failed) = (0, 0, 0, 0);
@@ -104,8 +105,8 @@ impl Expectations {
             "error_injection_reports": errors,
             "expected_failure_reports": expected_failures,
             "failed_reports": failed,
-            "policy_profile": request.profile.name(),
-            "report_assurance": request.assurance.name(),
+            "policy_profile": profile.name(),
+            "report_assurance": assurance.name(),
         });
         Self { summary, warnings }
     }

@@ -8,6 +8,7 @@
 //! verification) and everything else (it must pass), while a stress or injection scenario may demand detection without saying which. So for these, where
 //! every report of a scenario fails nested verification, the packed table says `must_fail` and keeps the word of the run as `declared_strictness`.
 
+mod again;
 mod assembly;
 mod expectations;
 mod request;
@@ -25,6 +26,8 @@ use crate::report_rules::{Assurance, Profile, Rules};
 use crate::staging::{Staging, Target};
 use crate::summaries;
 use crate::verdict::{self, FinalVerdict};
+
+pub use again::{Again, again, declared_scenarios};
 
 use assembly::Assembly;
 use expectations::{Expectations, packed_scenarios};
@@ -172,7 +175,12 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
     let table = request
         .scenarios
         .map(|scenarios| packed_scenarios(scenarios, &examined));
-    let outcome = Expectations::of(&examined, table.as_ref(), request);
+    let outcome = Expectations::of(
+        &examined,
+        table.as_ref(),
+        request.profile,
+        request.assurance,
+    );
     let mut warnings = outcome.warnings;
     if request.release_review && !warnings.is_empty() {
         let failures = warnings
@@ -206,9 +214,13 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
             Some(artifacts)
         }
     };
-    let readme = request
-        .readme
-        .map_or_else(|| default_readme(request), str::to_owned);
+    let readme = request.readme.map_or_else(
+        || {
+            let verdict = request.verdict.word();
+            default_readme(&request.run.suite, verdict, request.generated_at)
+        },
+        str::to_owned,
+    );
     pack.add("README.md", readme.as_bytes())?;
 
     let files = pack.len();
@@ -272,7 +284,8 @@ fn revisions(models: &[Model]) -> Value {
     json!({"model_list": ids, "models": by_id})
 }
 
-fn default_readme(request: &SealRequest<'_>) -> String {
+/// The README of a pack whose caller gives none.
+pub fn default_readme(suite: &str, verdict: &str, time: &str) -> String {
     format!(
         "# Evidence pack: suite {suite}\n\n\
          Verdict: {verdict}. Sealed at {time}.\n\n\
@@ -283,8 +296,5 @@ fn default_readme(request: &SealRequest<'_>) -> String {
          - `results/verdicts/` the verdict, `results/analysis/` its summaries\n\
          - `reports/<model>/<scenario>/run_<n>/` one folder per evaluation; `reports/<model>/errors/` the injected faults\n\
          - `metadata/` scenarios, source, environment; `metadata/packhost/` what the verdict can be derived from again\n",
-        suite = request.run.suite,
-        verdict = request.verdict.word(),
-        time = request.generated_at,
     )
 }

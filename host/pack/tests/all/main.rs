@@ -5,6 +5,8 @@ mod building;
 mod fixtures;
 mod hardening;
 mod mutants;
+mod policy;
 mod reference_cases;
 mod sealing;
+mod second;
 mod verdict_vectors;

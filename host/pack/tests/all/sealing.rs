@@ -107,7 +107,7 @@ fn runtime() -> Runtime {
     }
 }
 
-fn seal_with(out: &Path, change: impl FnOnce(&mut SealRequest<'_>)) -> Result<Sealed, Error> {
+pub fn seal_with(out: &Path, change: impl FnOnce(&mut SealRequest<'_>)) -> Result<Sealed, Error> {
     seal_table(out, &scenarios(), change)
 }
 
@@ -428,5 +428,75 @@ fn a_killed_seal_leaves_the_whole_pack_or_none() {
     assert!(
         none > 0 && whole > 0 && rubbish > 0,
         "the kills did not cover the work"
+    );
+}
+
+/// The same at every single write: a tracer kills the process at the n-th call of each kind that changes a file system.
+#[test]
+fn a_seal_killed_at_any_write_leaves_the_whole_pack_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let tried = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "true"])
+        .output();
+    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
+        let require = std::env::var("PACKHOST_HERMETIC").as_deref() == Ok("require");
+        assert!(
+            !require || tried.is_ok(),
+            "this test needs the program strace (on Debian: the package strace)"
+        );
+        use std::io::Write;
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: this test needs the program strace and the right to use it: {tried:?}"
+        );
+        return;
+    }
+    let (mut whole, mut none) = (0, 0);
+    for call in [
+        "openat",
+        "write",
+        "copy_file_range",
+        "fsync",
+        "fdatasync",
+        "mkdir",
+        "rename",
+        "renameat2",
+    ] {
+        // The first calls are the test program's own start; from some number on the seal is done before it is killed.
+        for count in 1.. {
+            let parent = folder.path().join(format!("{call}-{count}"));
+            fs::create_dir(&parent).unwrap();
+            let out = parent.join("pack");
+            let status = Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+                .arg(format!("inject={call}:signal=KILL:when={count}"))
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "sealing::child_that_seals", "--test-threads=1"])
+                .env(CHILD, &out)
+                .env("RAYON_NUM_THREADS", "1")
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .status()
+                .unwrap();
+            if out.exists() {
+                whole += 1;
+                let options = VerifyOptions {
+                    strict: true,
+                    ..VerifyOptions::default()
+                };
+                assert!(verify(&out, &options).ok(), "{call} {count}");
+            } else {
+                none += 1;
+            }
+            fs::remove_dir_all(&parent).unwrap();
+            if status.success() {
+                break;
+            }
+        }
+    }
+    println!("{whole} whole packs, {none} none");
+    assert!(
+        none > 50 && whole > 5,
+        "{none} {whole}: the kills did not cover the work"
     );
 }

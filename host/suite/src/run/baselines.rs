@@ -10,6 +10,7 @@ use packhost_model::TensorMeta;
 use packhost_pack::canonical::to_pretty;
 use serde_json::{Value, json};
 
+use super::changes::nothing;
 use super::driver::Done;
 use super::model::ModelState;
 use super::paths;
@@ -21,6 +22,12 @@ use crate::scenarios::{Generation, Scenario};
 
 /// Fewest perturbations that guards of our own fit to.
 const FEWEST_PERTURBATIONS: u32 = 3;
+
+/// Whether a run of so many calibration runs and these guards measures perturbations.
+pub fn perturbs(calibration_runs: u32, guards: &[String]) -> bool {
+    let ours = ["weight-shift", "distribution-shift", "activation-shift"];
+    calibration_runs >= FEWEST_PERTURBATIONS && guards.iter().any(|id| ours.contains(&id.as_str()))
+}
 
 impl Work<'_> {
     pub(super) fn set_up(&self, model: &ModelState) -> Result<Done> {
@@ -35,6 +42,8 @@ impl Work<'_> {
             "tensors": checkpoint.tensors().len(),
             "shards": checkpoint.shard_digests()?,
             "tokenizer_sha256": opened.tokenizer.digest(),
+            "tokenizer_vocab_size": opened.tokenizer.vocab_size(),
+            "network": opened.info,
         });
         let mut outputs = BTreeMap::new();
         let folder = &model.request.folder;
@@ -78,12 +87,7 @@ impl Work<'_> {
 
     /// Whether the run measures perturbations: they serve guards of our own, which fit nothing to fewer than three.
     fn perturbs(&self) -> bool {
-        let ours = ["weight-shift", "distribution-shift", "activation-shift"];
-        let judging = self.guards.ids();
-        self.request.counts.calibration_runs >= FEWEST_PERTURBATIONS
-            && ours
-                .iter()
-                .any(|id| judging.iter().any(|judging| judging == id))
+        perturbs(self.request.counts.calibration_runs, &self.guards.ids())
     }
 
     /// Measures the baseline with rounding noise on the windows of `seed`; the noise is drawn by it as well.
@@ -169,13 +173,7 @@ impl Work<'_> {
                 weights: &**checkpoint,
                 base: &**checkpoint,
                 identity: model.identity("baseline", seed)?,
-                edit: EditIdentity {
-                    name: "noop".into(),
-                    spec: String::new(),
-                    digest: String::new(),
-                    layers_modified: 0,
-                    params_changed: 0,
-                },
+                edit: nothing(),
                 changed: BTreeSet::new(),
                 probes: BTreeSet::new(),
             };

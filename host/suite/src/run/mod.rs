@@ -4,13 +4,15 @@
 //! with `work` as the executor; `baselines`, `subjects`, `verdict` and `packing` hold what its tasks do, `presets` what is read
 //! of presets. `model` holds what the tasks of one model share in memory, `memory` estimates, and `paths` says where files lie.
 
-mod baselines;
+pub(crate) mod baselines;
+pub(crate) mod changes;
 pub mod driver;
 pub mod memory;
-mod model;
-mod packing;
-mod paths;
+pub(crate) mod model;
+pub(crate) mod packing;
+pub(crate) mod paths;
 mod presets;
+pub(crate) mod record;
 mod request;
 mod subjects;
 mod verdict;

@@ -125,19 +125,43 @@ impl ModelState {
     /// As [`open`](Self::open).
     pub fn identity(&self, what: &str, seed: u64) -> Result<ModelIdentity> {
         let opened = self.open()?;
-        let model_id = if what == "baseline" {
-            self.request.id.clone()
-        } else {
-            format!("{}#{what}", self.request.id)
-        };
-        Ok(ModelIdentity {
-            run_id: run_id(&[&self.request.id, what, &seed.to_string()]),
-            model_id,
-            revision: self.request.revision.clone().unwrap_or_default(),
-            family: opened.checkpoint.config().architecture_name.clone(),
-            tokenizer_digest: opened.tokenizer.digest().into(),
+        Ok(Named {
+            id: &self.request.id,
+            revision: self.request.revision.as_deref(),
+            family: &opened.checkpoint.config().architecture_name,
+            tokenizer_digest: opened.tokenizer.digest(),
             vocab_size: opened.tokenizer.vocab_size(),
-        })
+        }
+        .identity(what, seed))
+    }
+}
+
+/// What a model is known by in reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    pub id: &'a str,
+    pub revision: Option<&'a str>,
+    pub family: &'a str,
+    pub tokenizer_digest: &'a str,
+    pub vocab_size: usize,
+}
+
+impl Named<'_> {
+    /// Who the model is in a report on the windows of `seed`. `what` is `baseline`, or the scenario of a subject.
+    pub fn identity(&self, what: &str, seed: u64) -> ModelIdentity {
+        let model_id = if what == "baseline" {
+            self.id.to_owned()
+        } else {
+            format!("{}#{what}", self.id)
+        };
+        ModelIdentity {
+            run_id: run_id(&[self.id, what, &seed.to_string()]),
+            model_id,
+            revision: self.revision.unwrap_or_default().to_owned(),
+            family: self.family.to_owned(),
+            tokenizer_digest: self.tokenizer_digest.to_owned(),
+            vocab_size: self.vocab_size,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The last task: gathering what a run wrote and sealing it as an evidence pack.
 //!
 //! Beside the format's own files the pack holds, under `metadata/packhost/`, everything from which the verdict can be
-//! derived again: the measurement tables, the presets, the baseline's reports, the guard components by digest, and the lock file.
+//! derived again: the run's settings, the measurement tables, the presets, the baseline's reports, which tensors each subject
+//! changed, the guard components by digest, and the lock file. [`crate::replay`] reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +16,12 @@ use serde_json::Value;
 
 use super::driver::Done;
 use super::paths;
+use super::record::RunRecord;
 use super::work::Work;
 use crate::Result;
 use crate::graph::TaskKind;
+use crate::scenarios::Manifest;
 use crate::toolbox::LOCK_FILE;
-
-/// Folder of our own files in a pack.
-const OWN: &str = "metadata/packhost";
 
 /// Seals the pack of a run.
 pub fn seal(work: &Work<'_>) -> Result<Done> {
@@ -44,7 +44,7 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         repeats: 0,
         determinism_repeats: Value::Null,
         run_dir: ".".into(),
-        scenario_ids: scenario_filter(work),
+        scenario_ids: scenario_filter(&work.request.manifest),
         dataset_kind: work.request.dataset.kind.clone(),
         models: models.collect(),
     };
@@ -90,7 +90,9 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
 }
 
 /// The reports are verified in the pack at the same profile that they were made with.
-fn pack_profile(profile: packhost_measure::tiers::Profile) -> packhost_pack::report_rules::Profile {
+pub(crate) fn pack_profile(
+    profile: packhost_measure::tiers::Profile,
+) -> packhost_pack::report_rules::Profile {
     use packhost_measure::tiers::Profile as Made;
     use packhost_pack::report_rules::Profile as Verified;
     match profile {
@@ -120,14 +122,11 @@ fn signing_key(work: &Work<'_>) -> Result<Option<SigningKey>> {
     Ok(Some(keys::load_signing(&path)?))
 }
 
-fn scenario_filter(work: &Work<'_>) -> Vec<String> {
-    let filter = work
-        .request
-        .manifest
-        .meta
-        .get("scenario_ids_filter")
-        .and_then(Value::as_array);
+/// Scenario ids that a manifest was restricted to.
+pub(crate) fn scenario_filter(manifest: &Manifest) -> Vec<String> {
+    let filter = manifest.meta.get("scenario_ids_filter");
     filter
+        .and_then(Value::as_array)
         .into_iter()
         .flatten()
         .filter_map(Value::as_str)
@@ -159,7 +158,9 @@ fn source_hints() -> SourceHints {
 
 /// Everything of the run that goes into the pack.
 fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+    let record = to_pretty(&RunRecord::of(work).json());
+    let mut entries = vec![Entry::bytes(paths::packed_record(), record)];
+    entries.extend(changes(work));
     for task in &work.graph.tasks {
         let TaskKind::Evaluate { scenario, run, .. } = task.kind else {
             continue;
@@ -181,8 +182,8 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
                 format!("{to}/evaluation.report.json"),
             ),
             (format!("{from}/{metadata}"), format!("{to}/{metadata}")),
-            (table.clone(), own_table(&table)),
-            (rounds.clone(), own_table(&rounds)),
+            (table.clone(), paths::packed_table(&table)),
+            (rounds.clone(), paths::packed_table(&rounds)),
         ];
         let probes =
             paths::PROBES.map(|(_, name)| (format!("{from}/{name}"), format!("{to}/{name}")));
@@ -207,9 +208,20 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Where a table lies in a pack.
-fn own_table(path: &str) -> String {
-    format!("{OWN}/tables/{}", path.replacen("/tables", "", 1))
+/// Which tensors each subject changed.
+fn changes(work: &Work<'_>) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for task in &work.graph.tasks {
+        let TaskKind::Create { scenario } = task.kind else {
+            continue;
+        };
+        let model = &work.model(task).request.folder;
+        let path = paths::changes(model, work.scenario(scenario));
+        if work.dir.path(&path).is_file() {
+            entries.push(Entry::file(paths::packed(&path), work.dir.path(&path)));
+        }
+    }
+    entries
 }
 
 /// Per model: profile, preset, and the baseline's tables and reports.
@@ -218,15 +230,18 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     for (index, model) in work.models.iter().enumerate() {
         let folder = &model.request.folder;
         entries.push(Entry::file(
-            format!("{OWN}/models/{folder}.json"),
+            paths::packed_profile(folder),
             work.dir.path(&paths::profile(folder)),
         ));
         if let Some(preset) = work.preset(model)? {
             let path = paths::preset(folder);
-            let yaml = format!("{OWN}/{}", paths::in_yaml(&path));
+            let yaml = paths::packed(&paths::in_yaml(&path));
             entries.push(Entry::bytes(yaml, to_yaml(&preset)));
-            let json = format!("{OWN}/{path}");
-            entries.push(Entry::bytes(json, to_pretty(&preset)));
+            entries.push(Entry::bytes(paths::packed(&path), to_pretty(&preset)));
+        }
+        let statistics = work.dir.path(&paths::calibration_statistics(folder));
+        if statistics.is_file() {
+            entries.push(Entry::file(paths::packed_statistics(folder), statistics));
         }
         let of_model = work
             .graph
@@ -242,7 +257,7 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
                 TaskKind::BaselineReport { seed } => {
                     seeds.insert(seed);
                     let path = work.dir.path(&paths::baseline_report(folder, seed));
-                    let to = format!("{OWN}/baseline_reports/{folder}/seed_{seed}.json");
+                    let to = paths::packed_baseline_report(folder, seed);
                     entries.push(Entry::file(to, path));
                 }
                 _ => {}
@@ -256,7 +271,9 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
                 paths::perturbation_table(folder, seed),
             ];
             let written = tables.iter().filter(|path| work.dir.path(path).is_file());
-            entries.extend(written.map(|path| Entry::file(own_table(path), work.dir.path(path))));
+            entries.extend(
+                written.map(|path| Entry::file(paths::packed_table(path), work.dir.path(path))),
+            );
         }
     }
     Ok(entries)
@@ -266,11 +283,11 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
 fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let registry = work.toolbox.registry();
     let lock = Lock::of(registry, LOCK_FILE).to_toml()?;
-    let mut entries = vec![Entry::bytes(format!("{OWN}/{LOCK_FILE}"), lock)];
+    let mut entries = vec![Entry::bytes(paths::packed(LOCK_FILE), lock)];
     for identity in work.guards.identities() {
         if let Some(entry) = registry.get(&identity.id) {
             entries.push(Entry::file(
-                format!("{OWN}/components/{}.wasm", identity.sha256),
+                paths::packed_component(&identity.sha256),
                 entry.component(),
             ));
         }

@@ -83,6 +83,11 @@ pub fn metadata(model: &str, scenario: &Scenario) -> String {
     format!("{model}/subjects/{}.json", scenario.id)
 }
 
+/// Which tensors a subject changed.
+pub fn changes(model: &str, scenario: &Scenario) -> String {
+    format!("{model}/subjects/{}.changes.json", scenario.id)
+}
+
 /// Name of that file beside a report and in a checkpoint.
 pub fn metadata_name(scenario: &Scenario) -> &'static str {
     match scenario.generation {
@@ -107,6 +112,44 @@ pub fn packed_report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
         "reports/{model}/{}",
         in_run.trim_start_matches(&format!("{model}/reports/"))
     )
+}
+
+/// Folder of our own files in a pack.
+const OWN: &str = "metadata/packhost";
+
+/// Where a file of ours lies in a pack.
+pub fn packed(path: &str) -> String {
+    format!("{OWN}/{path}")
+}
+
+/// The run's settings.
+pub fn packed_record() -> String {
+    packed("run.json")
+}
+
+/// Where a table lies in a pack.
+pub fn packed_table(path: &str) -> String {
+    packed(&format!("tables/{}", path.replacen("/tables", "", 1)))
+}
+
+/// Facts about a model.
+pub fn packed_profile(model: &str) -> String {
+    packed(&format!("models/{model}.json"))
+}
+
+/// The report of an unedited model.
+pub fn packed_baseline_report(model: &str, seed: u64) -> String {
+    packed(&format!("baseline_reports/{model}/seed_{seed}.json"))
+}
+
+/// What a preset was derived from.
+pub fn packed_statistics(model: &str) -> String {
+    packed(&format!("presets/calibration_stats_{model}.json"))
+}
+
+/// A guard component.
+pub fn packed_component(sha256: &str) -> String {
+    packed(&format!("components/{sha256}.wasm"))
 }
 
 #[cfg(test)]

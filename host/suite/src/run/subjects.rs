@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use packhost_measure::report::{EditIdentity, run_id};
 use packhost_model::writer::{LinkMode, WriteOptions, write_checkpoint};
-use packhost_model::{TensorMeta, Weights};
 use packhost_pack::canonical::to_pretty;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::changes::{Changes, ProbeAbout};
 use super::driver::Done;
 use super::model::ModelState;
 use super::paths;
@@ -33,6 +32,9 @@ impl Work<'_> {
         let mut outputs = BTreeMap::new();
         let path = paths::metadata(&model.request.folder, self.scenario(scenario));
         self.put(&mut outputs, &path, to_pretty(&subject.metadata).as_bytes())?;
+        let changes = Changes::of(&subject);
+        let path = paths::changes(&model.request.folder, self.scenario(scenario));
+        self.put(&mut outputs, &path, to_pretty(&changes.json()).as_bytes())?;
         Ok(Done {
             summary: String::new(),
             outputs,
@@ -113,14 +115,14 @@ impl Work<'_> {
                 weights: &subject.overlay,
                 base: &**subject.overlay.base(),
                 identity: model.identity(&scenario.id, seed)?,
-                edit: edit_identity(scenario, &subject),
+                edit: Changes::of(&subject).identity(scenario, &subject.metadata),
                 changed: subject
                     .overlay
                     .changed()
                     .keys()
                     .cloned()
                     .collect::<BTreeSet<_>>(),
-                probes: probes_of(scenario),
+                probes: scenario.probes(),
             };
             self.evaluator()
                 .subject(baseline, &input, &policies, self.metric(seed))
@@ -151,8 +153,15 @@ impl Work<'_> {
         put(&mut outputs, metadata, &subject.metadata)?;
         for (guard, name) in paths::PROBES {
             if let Some(answer) = evaluation.probes.get(guard) {
-                let probe = self.probe_file(model, seed, &evaluation.report, answer);
-                put(&mut outputs, name, &probe)?;
+                let about = ProbeAbout {
+                    began: &self.began,
+                    model: &model.request.id,
+                    folder,
+                    seed,
+                    profile: self.request.pack.profile.name(),
+                    tier: self.request.tier.name(),
+                };
+                put(&mut outputs, name, &about.file(&evaluation.report, answer))?;
             }
         }
         let table = evaluation.table.to_json();
@@ -169,74 +178,6 @@ impl Work<'_> {
             summary: summary(scenario, run, &evaluation.report),
             outputs,
         })
-    }
-}
-
-/// Guards whose probe a scenario's fault calls for.
-fn probes_of(scenario: &Scenario) -> BTreeSet<String> {
-    let Generation::Error { error_type, .. } = &scenario.generation else {
-        return BTreeSet::new();
-    };
-    let kinds = [("rmt_norm_noise", "rmt"), ("ve_mlp_scale_skew", "variance")];
-    kinds
-        .into_iter()
-        .filter(|(kind, _)| error_type.starts_with(kind))
-        .map(|(_, guard)| guard.to_owned())
-        .collect()
-}
-
-impl Work<'_> {
-    /// A probe's file: the guard's answer, and what it is about.
-    fn probe_file(&self, model: &ModelState, seed: u64, report: &Value, answer: &Value) -> Value {
-        let mut probe = answer.clone();
-        let windows = report["packhost"]["windows"]["texts"]
-            .as_object()
-            .map_or(0, |arms| {
-                let arms = arms.values().filter_map(Value::as_array);
-                arms.map(Vec::len).sum::<usize>()
-            });
-        let about = json!({
-            "timestamp_utc": self.began,
-            "baseline_model": model.request.id,
-            "subject_model": report["meta"]["model_id"],
-            "baseline_report": paths::baseline_report(&model.request.folder, seed),
-            "profile": self.request.pack.profile.name(),
-            "tier": self.request.tier.name(),
-            "calibration_windows_loaded": windows,
-        });
-        if let (Value::Object(probe), Value::Object(about)) = (&mut probe, about) {
-            for (key, value) in about {
-                probe.entry(key).or_insert(value);
-            }
-        }
-        probe
-    }
-}
-
-fn edit_identity(scenario: &Scenario, subject: &Subject) -> EditIdentity {
-    let changed = subject.overlay.changed();
-    let layers: BTreeSet<_> = changed
-        .keys()
-        .filter_map(|name| subject.overlay.meta(name)?.layer)
-        .collect();
-    let params_changed = changed
-        .keys()
-        .filter_map(|name| subject.overlay.meta(name))
-        .map(TensorMeta::len)
-        .sum();
-    let (name, spec) = match &scenario.generation {
-        Generation::Edit { edit_spec, .. } => (
-            edit_spec.split(':').next().unwrap_or_default(),
-            edit_spec.as_str(),
-        ),
-        Generation::Error { error_type, .. } => (error_type.as_str(), error_type.as_str()),
-    };
-    EditIdentity {
-        name: name.into(),
-        spec: spec.into(),
-        digest: run_id(&[&subject.metadata.to_string()]),
-        layers_modified: layers.len(),
-        params_changed,
     }
 }
 

@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
-use packhost_measure::preset;
-use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs};
+use packhost_measure::tiers::{MetricOptions, Policies};
 use packhost_measure::windows::{WindowPlan, Windows, select};
-use serde_json::Value;
 
 use super::driver::{Done, Executor, Labels};
 use super::memory::{Footprint, task_bytes};
@@ -21,9 +19,13 @@ use crate::Result;
 use crate::evaluate::{Evaluator, MeasuredBaseline};
 use crate::graph::{Graph, Task, TaskKind};
 use crate::guards::Guards;
+use crate::presets;
 use crate::rundir::RunDir;
 use crate::scenarios::{Generation, Scenario};
 use crate::toolbox::Toolbox;
+
+/// One minus the level of the metric's intervals.
+pub const ALPHA: f64 = 0.05;
 
 /// Hidden states kept per baseline and seed, as a share of the memory budget.
 const HIDDEN_SHARE: u64 = 8;
@@ -158,51 +160,31 @@ impl Work<'_> {
         MetricOptions {
             seed,
             replicates: self.request.replicates(),
-            alpha: 0.05,
+            alpha: ALPHA,
         }
     }
 
+    /// The tier's policies, without any preset.
     pub(super) fn tier_policies(&self) -> Result<Policies> {
-        self.resolve_policies(None)
-    }
-
-    fn resolve_policies(&self, overrides: Option<&Value>) -> Result<Policies> {
-        let inputs = PolicyInputs {
-            tier: self.request.tier,
-            profile: self.request.pack.profile,
-            edit: None,
-            overrides,
-        };
-        Ok(Policies::resolve(&inputs)?)
+        presets::judging(None, self.request.tier, self.request.pack.profile, None)
     }
 
     /// The tier's policies with the preset's overrides: the preset of this run, or the one that was given.
     pub(super) fn calibrated_policies(&self, model: &ModelState) -> Result<Policies> {
-        match self.preset(model)? {
-            Some(preset) => self.resolve_policies(Some(&preset::overrides(&preset)?)),
-            None => self.tier_policies(),
-        }
+        let preset = self.preset(model)?;
+        let (tier, profile) = (self.request.tier, self.request.pack.profile);
+        presets::judging(preset.as_ref(), tier, profile, None)
     }
 
-    /// The policies that judge a scenario's subject: of an edit whose type has a variant of the preset those of the
-    /// variant, of everything else those that judge the baseline.
+    /// The policies that judge a scenario's subject.
     pub(super) fn policies_for(&self, model: &ModelState, scenario: &Scenario) -> Result<Policies> {
-        let edit_type = preset::EDIT_TYPES.into_iter().find(|edit_type| {
-            let Generation::Edit { edit_spec, .. } = &scenario.generation else {
-                return false;
-            };
-            edit_spec.split(':').next() == Some(*edit_type)
-        });
-        let preset = match edit_type {
-            Some(_) => self.preset(model)?,
-            None => None,
+        let Generation::Edit { edit_spec, .. } = &scenario.generation else {
+            let policies = model.policies(|| self.calibrated_policies(model))?;
+            return Ok(policies.clone());
         };
-        if let (Some(preset), Some(edit_type)) = (preset, edit_type) {
-            let variant = preset::for_edit(&preset, edit_type, self.request.tier, None);
-            return self.resolve_policies(Some(&preset::overrides(&variant)?));
-        }
-        let policies = model.policies(|| self.calibrated_policies(model))?;
-        Ok(policies.clone())
+        let preset = self.preset(model)?;
+        let (tier, profile) = (self.request.tier, self.request.pack.profile);
+        presets::judging(preset.as_ref(), tier, profile, Some(edit_spec))
     }
 
     /// Writes a file of the run and notes its digest among `outputs`.

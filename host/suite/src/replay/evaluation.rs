@@ -1,0 +1,261 @@
+//! One evaluation again: what the guards say to the stored tables, and the report that follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use packhost_measure::dataset::DatasetIdentity;
+use packhost_measure::report::{self, EditIdentity, Judged, ReportInputs, StructuralFailure};
+use packhost_measure::table::Table;
+use packhost_measure::tiers::Policies;
+use packhost_measure::windows::{Reduction, Window, WindowPlan, Windows};
+use packhost_measure::{Request, needs_predictions};
+use packhost_pack::canonical::to_pretty;
+use serde_json::Value;
+
+use super::difference::Findings;
+use super::evidence::{Evidence, ModelFacts};
+use super::stored::Tables;
+use crate::guards::Plan;
+use crate::run::record::ENGINE;
+
+/// An evaluation to derive.
+pub struct Evaluation<'a> {
+    pub evidence: &'a Evidence<'a>,
+    pub model: &'a ModelFacts,
+    /// `baseline`, or the scenario.
+    pub what: &'a str,
+    pub seed: u64,
+    pub policies: Policies,
+    pub edit: EditIdentity,
+    /// Guards whose probe was run.
+    pub probes: BTreeSet<String>,
+    pub windows: &'a Windows,
+    /// What every guard asks for of this model.
+    pub requests: &'a [Request],
+    pub baseline: &'a Table,
+    /// Names in the pack.
+    pub report: String,
+    pub baseline_table: String,
+    pub subject_table: String,
+    pub rounds_table: String,
+}
+
+/// What was derived.
+pub struct Evaluated {
+    pub report: Value,
+    pub judgements: usize,
+    /// Answers of the probes, by guard.
+    pub probes: BTreeMap<String, Value>,
+}
+
+impl Evaluation<'_> {
+    /// Derives the report and compares it with the pack's.
+    pub fn derive(&self, stated: &Value, findings: &mut Findings) -> Option<Evaluated> {
+        let files = self.evidence.files;
+        let subject = self.evidence.table(&self.subject_table, findings);
+        let rounds = match files.has(&self.rounds_table) {
+            true => self.evidence.table(&self.rounds_table, findings),
+            false => Some(Table::new()),
+        };
+        let (subject, rounds) = (subject?, rounds?);
+        for (key, name, table) in [
+            ("baseline", &self.baseline_table, self.baseline),
+            ("baseline_rounds", &self.rounds_table, &rounds),
+            ("subject", &self.subject_table, &subject),
+        ] {
+            let named = stated["packhost"]["tables"][key]["sha256"].as_str();
+            if named == Some(&table.digest()) {
+                findings.derived.insert(name.clone());
+            } else if files.has(name) {
+                let why = format!(
+                    "has the digest {}, but `{}` was judged by the table {}",
+                    table.digest(),
+                    self.report,
+                    named.unwrap_or("that it does not name")
+                );
+                findings.fail("replay.table", name, why);
+            }
+        }
+        let failure = stated["packhost"]["structural_failure"].as_str();
+        let derived = self.judge(&subject, &rounds, failure, stated);
+        let (report, judged) = derived
+            .map_err(|why| findings.fail("replay.guard", &self.report, why))
+            .ok()?;
+        let bytes = to_pretty(&report).into_bytes();
+        findings.file(files, &check, &self.report, &bytes);
+        let answer = |judged: &Judged| {
+            let probe = &judged.details["probe"];
+            (self.probes.contains(&judged.id) && probe.is_object())
+                .then(|| (judged.id.clone(), probe.clone()))
+        };
+        Some(Evaluated {
+            probes: judged.iter().filter_map(answer).collect(),
+            judgements: judged.len(),
+            report,
+        })
+    }
+
+    /// Lets the guards judge the tables. In words why that is not possible.
+    fn judge(
+        &self,
+        subject: &Table,
+        rounds: &Table,
+        failure: Option<&str>,
+        stated: &Value,
+    ) -> Result<(Value, Vec<Judged>), String> {
+        let evidence = self.evidence;
+        let metric = evidence.metric(self.seed);
+        let plan = Plan {
+            policies: &self.policies,
+            metric: &metric,
+            probes: &self.probes,
+        };
+        let mut requests = self.requests.to_vec();
+        let probed = evidence
+            .guards
+            .plan_probes(&plan, &self.model.facts.network);
+        requests.extend(probed.map_err(|error| error.sentence())?);
+        requests.sort();
+        requests.dedup();
+        let may_judge = |guard: &str| {
+            let needs =
+                |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
+            failure.is_none() || !requests.iter().any(needs)
+        };
+        let mut both = self.baseline.clone();
+        both.copy_from(rounds, |_, _| true);
+        let mut tables = Tables {
+            baseline: both,
+            subject: subject.clone(),
+        };
+        let mut judged = evidence
+            .guards
+            .judge(&plan, &requests, &may_judge, &mut tables)
+            .map_err(|error| error.sentence())?;
+        if evidence.record.engine != ENGINE {
+            // Another engine may count otherwise; what the guard answered is compared all the same.
+            for (position, judged) in judged.iter_mut().enumerate() {
+                let fuel = stated["packhost"]["guards"][position]["fuel"].as_u64();
+                judged.fuel = fuel.unwrap_or_default();
+            }
+        }
+        let named = self.model.named();
+        let record = &evidence.record;
+        let inputs = ReportInputs {
+            timestamp: &record.began,
+            host_version: &record.host_version,
+            device: "cpu",
+            subject: &named.identity(self.what, self.seed),
+            baseline: &named.identity("baseline", self.seed),
+            edit: &self.edit,
+            dataset: DatasetIdentity {
+                provider: &record.dataset.provider,
+                digest: &record.dataset.sha256,
+            },
+            windows: self.windows,
+            baseline_table: self.baseline,
+            baseline_rounds: rounds,
+            subject_table: subject,
+            policies: &self.policies,
+            metric,
+            guards: &judged,
+        };
+        let report = match failure {
+            None => report::build(&inputs).map_err(|error| error.to_string())?,
+            Some(message) => report::structural_failure(
+                &inputs,
+                &StructuralFailure {
+                    kind: &self.edit.name,
+                    message,
+                },
+            ),
+        };
+        Ok((report, judged))
+    }
+}
+
+/// The check that a place in a report belongs to.
+pub fn check(pointer: &str) -> &'static str {
+    let begins = |with: &[&str]| with.iter().any(|with| pointer.starts_with(with));
+    if begins(&["/packhost/tables"]) {
+        "replay.table"
+    } else if begins(&["/validation"]) {
+        "replay.flag"
+    } else if begins(&["/primary_metric", "/evaluation_windows", "/confidence"]) {
+        "replay.metric"
+    } else if begins(&[
+        "/packhost/guards",
+        "/guards",
+        "/invariants",
+        "/spectral",
+        "/rmt",
+        "/variance",
+    ]) {
+        "replay.guard"
+    } else {
+        "replay.report"
+    }
+}
+
+/// The windows that a baseline's report lists.
+///
+/// # Errors
+/// In words: what the report lacks.
+pub fn windows(report: &Value, plan: WindowPlan) -> Result<Windows, String> {
+    let ours = &report["packhost"]["windows"];
+    let count = |value: &Value, what: &str| {
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+        count.ok_or_else(|| format!("its windows have no number `{what}`"))
+    };
+    let arm = |name: &str| -> Result<Vec<Window>, String> {
+        let listed = &report["evaluation_windows"][name];
+        let list = |value: &Value, what: &str| {
+            let list = value.as_array().cloned();
+            list.ok_or_else(|| format!("its {name} windows have no list `{what}`"))
+        };
+        let ids = list(&listed["window_ids"], "window_ids")?;
+        let tokens = list(&listed["input_ids"], "input_ids")?;
+        let texts = list(&ours["texts"][name], "texts")?;
+        if ids.len() != tokens.len() || ids.len() != texts.len() {
+            return Err(format!(
+                "its {name} windows are {} ids, {} token lists and {} texts",
+                ids.len(),
+                tokens.len(),
+                texts.len()
+            ));
+        }
+        let narrow = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        ids.iter()
+            .zip(&tokens)
+            .zip(&texts)
+            .map(|((id, tokens), text)| {
+                let tokens = list(tokens, "input_ids")?;
+                Ok(Window {
+                    id: narrow(id).ok_or_else(|| format!("{id} is no id of a window"))?,
+                    text: count(text, "texts")?,
+                    tokens: tokens
+                        .iter()
+                        .map(|token| narrow(token).ok_or_else(|| format!("{token} is no token")))
+                        .collect::<Result<_, _>>()?,
+                })
+            })
+            .collect()
+    };
+    let reductions = ours["reductions"].as_array().into_iter().flatten();
+    Ok(Windows {
+        preview: arm("preview")?,
+        final_: arm("final")?,
+        plan,
+        short: count(&ours["short_texts"], "short_texts")?,
+        duplicates: count(&ours["repeated_texts"], "repeated_texts")?,
+        reductions: reductions
+            .map(|step| {
+                Ok(Reduction {
+                    deficit: count(&step["deficit"], "deficit")?,
+                    per_arm: count(&step["per_arm"], "per_arm")?,
+                })
+            })
+            .collect::<Result<_, String>>()?,
+        // Only measuring pads.
+        pad: 0,
+    })
+}

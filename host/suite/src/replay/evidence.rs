@@ -1,0 +1,295 @@
+//! What a pack is replayed from: the run's settings, the guards that judged, the scenarios, and the facts about each model.
+
+use std::collections::BTreeMap;
+
+use packhost_measure::table::Table;
+use packhost_measure::tiers::{MetricOptions, Profile, Tier};
+use packhost_measure::windows::{Selection, WindowPlan};
+use packhost_pack::files::Files;
+use packhost_pack::layout;
+use packhost_pack::seal::declared_scenarios;
+use packhost_plugin::{Engine, ModelInfo};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::difference::Findings;
+use crate::guards::Guards;
+use crate::run::model::Named;
+use crate::run::paths;
+use crate::run::record::{ModelRecord, RunRecord, SCHEMA};
+use crate::scenarios::Manifest;
+use crate::toolbox::LOCK_FILE;
+
+/// Everything that a replay starts from.
+pub struct Evidence<'a> {
+    pub files: &'a Files,
+    pub record: RunRecord,
+    pub guards: Guards,
+    /// The scenario table as the run had it, and as a value.
+    pub manifest: Manifest,
+    pub scenarios: Value,
+    pub models: Vec<ModelFacts>,
+    pub tier: Tier,
+    pub profile: Profile,
+    pub selection: Selection,
+    pins: BTreeMap<String, (String, String)>,
+}
+
+/// The facts about a model.
+pub struct ModelFacts {
+    pub record: ModelRecord,
+    pub facts: Facts,
+}
+
+/// What `metadata/packhost/models/<model>.json` says that a replay needs.
+#[derive(Debug, Deserialize)]
+pub struct Facts {
+    architecture: String,
+    tokenizer_sha256: String,
+    tokenizer_vocab_size: usize,
+    pub network: ModelInfo,
+}
+
+impl ModelFacts {
+    /// What the model is known by in reports.
+    pub fn named(&self) -> Named<'_> {
+        Named {
+            id: &self.record.id,
+            revision: self.record.revision.as_deref(),
+            family: &self.facts.architecture,
+            tokenizer_digest: &self.facts.tokenizer_sha256,
+            vocab_size: self.facts.tokenizer_vocab_size,
+        }
+    }
+}
+
+impl<'a> Evidence<'a> {
+    /// Reads it; nothing when the pack does not hold enough to derive anything.
+    pub fn read(files: &'a Files, engine: &Engine, findings: &mut Findings) -> Option<Self> {
+        let name = paths::packed_record();
+        if !files.has(&name) {
+            findings.fail(
+                "replay.missing",
+                &name,
+                "is not in the pack: it was not made by a run of this program, or by one that recorded too little, \
+                 so nothing can be derived",
+            );
+            return None;
+        }
+        let record: RunRecord = document(files, &name, findings)?;
+        if record.schema != SCHEMA {
+            let why = format!(
+                "has the schema `{}`; this program reads {SCHEMA}",
+                record.schema
+            );
+            findings.fail("replay.run", &name, why);
+            return None;
+        }
+        let mut word = |what: &str, found: Option<_>| {
+            if found.is_none() {
+                findings.fail("replay.run", &name, format!("names no known {what}"));
+            }
+            found
+        };
+        let tier = word("tier", Tier::from_name(&record.tier).ok().map(Word::Tier));
+        let profile = word(
+            "profile",
+            Profile::from_name(&record.profile).ok().map(Word::Profile),
+        );
+        let selection = Selection::from_name(&record.selection).map(Word::Selection);
+        let selection = word("selection", selection);
+        let (
+            Some(Word::Tier(tier)),
+            Some(Word::Profile(profile)),
+            Some(Word::Selection(selection)),
+        ) = (tier, profile, selection)
+        else {
+            return None;
+        };
+        let packed: Value = document(files, layout::SCENARIOS, findings)?;
+        let scenarios = declared_scenarios(&packed);
+        let manifest = serde_json::from_value(scenarios.clone());
+        let manifest: Manifest = manifest
+            .map_err(|error| {
+                findings.fail("replay.scenarios", layout::SCENARIOS, error.to_string());
+            })
+            .ok()?;
+        let guards = guards(files, &record, engine, findings)?;
+        let pins = pins(files, findings);
+        let models = record
+            .models
+            .iter()
+            .map(|record| model(files, record, findings))
+            .collect::<Option<Vec<_>>>()?;
+        Some(Self {
+            files,
+            record,
+            guards,
+            manifest,
+            scenarios,
+            models,
+            tier,
+            profile,
+            selection,
+            pins,
+        })
+        .inspect(|evidence| {
+            for guard in evidence.guards.identities() {
+                evidence.pinned(&guard.id, &guard.version, &guard.sha256, findings);
+            }
+        })
+    }
+
+    /// Notes if a component that had a part in the run is not the one that the lock file pins.
+    pub fn pinned(&self, id: &str, version: &str, sha256: &str, findings: &mut Findings) {
+        let used = (version.to_owned(), sha256.to_owned());
+        let pin = self.pins.get(id);
+        if pin == Some(&used) {
+            return;
+        }
+        let pinned = pin.map_or("nothing".into(), |(version, sha)| {
+            format!("version {version}, {sha}")
+        });
+        let why = format!("pins {pinned} as `{id}`, but version {version}, {sha256} was used");
+        findings.fail("replay.lock", &paths::packed(LOCK_FILE), why);
+    }
+
+    /// How the metric's intervals were made on the windows of `seed`.
+    pub fn metric(&self, seed: u64) -> MetricOptions {
+        MetricOptions {
+            seed,
+            replicates: self.record.replicates,
+            alpha: self.record.alpha,
+        }
+    }
+
+    /// Which windows a model was given by `seed`.
+    pub fn window_plan(&self, model: &ModelFacts, seed: u64) -> WindowPlan {
+        let size = model.record.size;
+        WindowPlan {
+            seq_len: size.seq_len,
+            preview: size.preview,
+            final_: size.final_,
+            seed,
+            run: 0,
+            selection: self.selection,
+            profile: self.profile,
+        }
+    }
+
+    /// A table; none where it is not there, is no table, or is not in its one form.
+    pub fn table(&self, name: &str, findings: &mut Findings) -> Option<Table> {
+        let read = self.files.read(name).and_then(|bytes| {
+            let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
+            Table::parse(&text).map_err(|error| error.to_string())
+        });
+        read.map_err(|why| findings.fail("replay.table", name, why))
+            .ok()
+    }
+
+    /// A JSON document of the pack.
+    pub fn json(&self, name: &str, findings: &mut Findings) -> Option<Value> {
+        document(self.files, name, findings)
+    }
+}
+
+/// One of the words of the settings.
+enum Word {
+    Tier(Tier),
+    Profile(Profile),
+    Selection(Selection),
+}
+
+fn document<T: DeserializeOwned>(files: &Files, name: &str, findings: &mut Findings) -> Option<T> {
+    let read = files.read(name).and_then(|bytes| {
+        serde_json::from_slice(&bytes).map_err(|error| format!("cannot be read: {error}"))
+    });
+    read.map_err(|why| findings.fail("replay.missing", name, why))
+        .ok()
+}
+
+/// The guards, from the pack's own components.
+fn guards(
+    files: &Files,
+    record: &RunRecord,
+    engine: &Engine,
+    findings: &mut Findings,
+) -> Option<Guards> {
+    let mut components = Vec::new();
+    for guard in &record.guards {
+        let name = paths::packed_component(&guard.sha256);
+        let bytes = files.read(&name);
+        match bytes {
+            Ok(bytes) => components.push((guard.id.clone(), bytes)),
+            Err(why) => findings.fail("replay.component", &name, why),
+        }
+    }
+    if components.len() < record.guards.len() {
+        return None;
+    }
+    let name = paths::packed_record();
+    let guards = Guards::of_components(engine, &components)
+        .map_err(|error| findings.fail("replay.component", &name, error.sentence()))
+        .ok()?;
+    findings.value(
+        "replay.component",
+        &name,
+        "/guards",
+        &json!(guards.identities()),
+        &json!({"guards": record.guards}),
+    );
+    for identity in guards.identities() {
+        findings
+            .derived
+            .insert(paths::packed_component(&identity.sha256));
+    }
+    Some(guards)
+}
+
+/// What the lock file pins, by id: version and digest.
+fn pins(files: &Files, findings: &mut Findings) -> BTreeMap<String, (String, String)> {
+    let name = paths::packed(LOCK_FILE);
+    let read = files.read(&name).and_then(|bytes| {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        toml::from_str::<toml::Table>(&text).map_err(|error| error.to_string())
+    });
+    let table = match read {
+        Ok(table) => table,
+        Err(why) => {
+            findings.fail("replay.lock", &name, why);
+            return BTreeMap::new();
+        }
+    };
+    let text = |pin: &toml::Value, key: &str| pin.get(key)?.as_str().map(str::to_owned);
+    let listed = table.get("plugin").and_then(toml::Value::as_array);
+    listed
+        .into_iter()
+        .flatten()
+        .filter_map(|pin| {
+            Some((
+                text(pin, "id")?,
+                (text(pin, "version")?, text(pin, "sha256")?),
+            ))
+        })
+        .collect()
+}
+
+fn model(files: &Files, record: &ModelRecord, findings: &mut Findings) -> Option<ModelFacts> {
+    let name = paths::packed_profile(&record.folder);
+    let document: Value = document(files, &name, findings)?;
+    let facts: Facts = serde_json::from_value(document.clone())
+        .map_err(|error| findings.fail("replay.model", &name, error.to_string()))
+        .ok()?;
+    for (pointer, derived) in [
+        ("/model_id", json!(record.id)),
+        ("/revision", json!(record.revision)),
+        ("/architecture", json!(facts.network.architecture)),
+    ] {
+        findings.value("replay.model", &name, pointer, &derived, &document);
+    }
+    Some(ModelFacts {
+        record: record.clone(),
+        facts,
+    })
+}
