@@ -2,11 +2,9 @@
 """A second verifier of evidence packs: signature, checksum, manifest and path rules, and nothing else.
 
 Written from the format's text, not from the Rust verifier, so that an error in one is seen by the other. It needs Python 3.9 and
-the package `cryptography`. It leaves out the reports inside a pack, edit metadata and replay.
+the package `cryptography`. It leaves out trust stores, the reports inside a pack, edit metadata and replay.
 
-usage: second_verifier.py [--strict] [--allow-unsigned] [--expected-fingerprint F] [--trust-store FILE] PACK
-
-Prints one JSON object {"exit": code, "classes": [...]} and ends with that code.
+Prints one JSON object {"exit": code, "classes": [...]} and ends with that code; --help lists the options.
 """
 
 import argparse
@@ -33,11 +31,7 @@ LIMIT = 64 << 20
 
 
 class Refused(Exception):
-    """The stage that failed: its exit code and the classes of its findings."""
-
-    def __init__(self, code, classes):
-        super().__init__(code, classes)
-        self.code, self.classes = code, classes
+    """The stage that failed; its arguments are the exit code and the classes of its findings."""
 
 
 def strict_json(data):
@@ -66,19 +60,14 @@ def read(path, limit=LIMIT):
 
 
 def sha256(path):
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def resolve(root, name):
     """Where a name leads: ('file', path), ('absent', None) or ('outside', None). Follows links and `..`."""
-    if "\0" in name:
-        return "absent", None
-    if name.startswith("/"):
-        return "outside", None
+    if "\0" in name or name.startswith("/"):
+        return ("absent" if "\0" in name else "outside"), None
     todo, below, links = list(reversed(name.split("/"))), [], 0
     while todo:
         part = todo.pop()
@@ -91,47 +80,14 @@ def resolve(root, name):
             continue
         here = os.path.join(root, *below, part)
         if os.path.islink(here):
-            links += 1
-            if links > 40:
-                return "absent", None
-            target = os.readlink(here)
-            if target.startswith("/"):
-                return "outside", None
+            target, links = os.readlink(here), links + 1
+            if links > 40 or target.startswith("/"):
+                return ("absent" if links > 40 else "outside"), None
             todo.extend(reversed(target.split("/")))
         else:
             below.append(part)
     path = os.path.join(root, *below)
     return ("file", path) if os.path.isfile(path) else ("absent", None)
-
-
-def accepted_signers(expected, store):
-    """The accepted fingerprints, from an expected one and a trust store."""
-    accepted, classes = set(), []
-
-    def take(text, kind):
-        text = text.strip().lower() if isinstance(text, str) else ""
-        if PREFIXED.fullmatch(text):
-            accepted.add(text)
-        else:
-            classes.append(kind)
-
-    if expected is not None:
-        take(expected, "usage.expected_fingerprint")
-    if store is not None:
-        try:
-            value = strict_json(read(store))
-        except (OSError, ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            value = value.get("trusted_signers", value.get("fingerprints"))
-        if not isinstance(value, list) or not value:
-            classes.append("usage.trust_store")
-        else:
-            for entry in value:
-                take(entry.get("fingerprint") if isinstance(entry, dict) else entry, "usage.trust_store")
-    if classes:
-        raise Refused(2, classes)
-    return accepted
 
 
 def manifest_is_valid(m):
@@ -155,6 +111,7 @@ def manifest_is_valid(m):
     )
     material = lambda o: mapping(o) and string(o.get("name")) and MATERIAL.fullmatch(o["name"]) and required(o)
     fields = {
+        **dict.fromkeys(("suite", "determinism", "run_dir"), text),
         "evidence_level": lambda v: v in ("low", "medium", "high"),
         "network_mode": lambda v: v in ("offline", "online"),
         "subject": lambda o: mapping(o) and text(o.get("name")) and required(o),
@@ -164,9 +121,6 @@ def manifest_is_valid(m):
         "verification": mapping,
         "signing_key_fingerprint": lambda v: text(v, 16),
         "generated_at": lambda v: text(v, 20),
-        "suite": text,
-        "determinism": text,
-        "run_dir": text,
         "invarlock_version": string,
         "repeats": whole,
         "determinism_repeats": lambda v: v is None or isinstance(v, (dict, list)),
@@ -237,6 +191,14 @@ def check_signature(data, manifest_bytes, manifest, accepted):
 
 def check_integrity(root, manifest, bound, strict):
     classes, covered, escapes = [], set(), set()
+
+    def compare(name, digest, escape, absent, changed):
+        place, path = resolve(root, name)
+        if place == "outside":
+            escapes.add(name)
+        kind = {"outside": escape, "absent": absent}.get(place) or (changed if sha256(path) != digest else None)
+        classes.extend(["integrity." + kind] if kind else [])
+
     data = read(os.path.join(root, CHECKSUMS))
     if hashlib.sha256(data).hexdigest() != manifest["checksums_sha256_digest"]:
         classes.append("integrity.binding")
@@ -252,33 +214,18 @@ def check_integrity(root, manifest, bound, strict):
         name = match[2].replace("\\", "/")
         while name.startswith("./"):
             name = name[2:]
-        if "\\" in match[2]:
+        if "\\" in match[2] or name in covered:
             classes.append("integrity.line_syntax")
         if name in covered:
-            classes.append("integrity.line_syntax")
             continue
         covered.add(name)
-        place, path = resolve(root, name)
-        if place == "outside":
-            escapes.add(name)
-            classes.append("integrity.path_escape")
-        elif place == "absent":
-            classes.append("integrity.missing_file")
-        elif sha256(path) != match[1].lower():
-            classes.append("integrity.digest")
+        compare(name, match[1].lower(), "path_escape", "missing_file", "digest")
     for mirror, original in MIRRORS.items():
         mirror, original = os.path.join(root, mirror), os.path.join(root, original)
         if os.path.isfile(mirror) and not (os.path.isfile(original) and read(mirror) == read(original)):
             classes.append("integrity.mirror")
     for name, digest in bound:
-        place, path = resolve(root, name)
-        if place == "outside":
-            escapes.add(name)
-            classes.append("integrity.ref_escape")
-        elif place == "absent":
-            classes.append("integrity.ref_missing")
-        elif sha256(path) != digest:
-            classes.append("integrity.ref_digest")
+        compare(name, digest, "ref_escape", "ref_missing", "ref_digest")
     extra, hardening, folded = False, [], set()
     for folder, folders, files in os.walk(root):
         for entry in folders + files:
@@ -310,13 +257,12 @@ def check_integrity(root, manifest, bound, strict):
 
 
 def verify(options):
-    accepted = accepted_signers(options.expected_fingerprint, options.trust_store)
     root = os.path.realpath(options.pack)
     if not os.path.isdir(root):
         raise Refused(3, ["missing.pack"])
-    for name, kind in ((MANIFEST, "missing.manifest"), (CHECKSUMS, "missing.checksums")):
+    for name in (MANIFEST, CHECKSUMS):
         if not os.path.isfile(os.path.join(root, name)):
-            raise Refused(3, [kind])
+            raise Refused(3, ["missing." + name.split(".")[0]])
     try:
         manifest_bytes = read(os.path.join(root, MANIFEST))
         manifest = strict_json(manifest_bytes)
@@ -327,7 +273,7 @@ def verify(options):
     bound = list(references(manifest))
     signature = os.path.join(root, SIGNATURE)
     if os.path.isfile(signature):
-        check_signature(read(signature), manifest_bytes, manifest, accepted)
+        check_signature(read(signature), manifest_bytes, manifest, options.accept)
     elif options.strict or not options.allow_unsigned:
         raise Refused(5, ["signature.missing"])
     check_integrity(root, manifest, bound, options.strict)
@@ -335,16 +281,15 @@ def verify(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for flag in ("--strict", "--allow-unsigned"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--accept", action="append", default=[], metavar="FINGERPRINT")
     parser.add_argument("pack")
-    parser.add_argument("--strict", action="store_true")
-    parser.add_argument("--allow-unsigned", action="store_true")
-    parser.add_argument("--expected-fingerprint")
-    parser.add_argument("--trust-store")
     code, classes = 0, []
     try:
         verify(parser.parse_args())
     except Refused as refused:
-        code, classes = refused.code, sorted(set(refused.classes))
+        code, classes = refused.args[0], sorted(set(refused.args[1]))
     print(json.dumps({"exit": code, "classes": classes}))
     return code
 

@@ -253,3 +253,57 @@ fn building_by_hand() {
     ");
     assert!(!bench.path("pack").exists());
 }
+
+#[test]
+fn a_second_signature() {
+    let bench = good();
+    let made = bench.line("pack keygen second.key.pem").output().unwrap();
+    let fingerprint = String::from_utf8(made.stdout).unwrap();
+    let second = fingerprint.trim().rsplit(' ').next().unwrap();
+    let signer = "sha256:927650e7ed371f7c3751a515e31f03e9ff864d9fed74d03638fd6b8480dd76a4";
+    let key = |name: &str, print: &str| {
+        format!("[[key]]\nname = \"{name}\"\nfingerprint = \"{print}\"\n")
+    };
+    let policy = format!(
+        "format = 1\nthreshold = 2\n{}{}",
+        key("builder", signer),
+        key("reviewer", second)
+    );
+    bench.write("policy.toml", policy);
+    assert_snapshot!(bench.says("pack verify pack --trust-policy policy.toml"), @r"
+    exit: 5
+    ----- stderr -----
+    error: [signature.policy] the trust policy demands 2 signatures of its keys, and 1 count
+    ");
+    let sign = "pack sign pack --signing-key second.key.pem --out";
+    assert_snapshot!(bench.says(&format!("{sign} pack/second.json")), @r"
+    exit: 2
+    ----- stderr -----
+    error: the signature would lie inside the pack, which then holds a file that its list does not cover; name another place
+    ");
+    assert_snapshot!(bench.says(&format!("{sign} second.json")), @r"
+    exit: 0
+    ----- stdout -----
+    signed by sha256:[digest]
+    ");
+    let output = bench.says("pack verify pack --trust-policy policy.toml --signature second.json");
+    assert!(output.contains("as the trust policy demands"), "{output}");
+    // It is never written over, and a changed pack is not signed.
+    assert_snapshot!(bench.says(&format!("{sign} second.json")), @r"
+    exit: 15
+    ----- stderr -----
+    error: failed to write the signature second.json: File exists (os error 17)
+    ");
+    flip(&bench.path("pack/README.md"), 3);
+    let output = bench.says(&format!("{sign} third.json"));
+    assert!(
+        output.contains("exit: 6") && !bench.path("third.json").exists(),
+        "{output}"
+    );
+    bench.write("policy.toml", "format = 1\nsigners = 2\n");
+    let output = bench.says("pack verify pack --trust-policy policy.toml");
+    assert!(
+        output.contains("exit: 2") && output.contains("unknown field"),
+        "{output}"
+    );
+}

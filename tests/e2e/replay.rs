@@ -467,3 +467,50 @@ fn a_digit_changed_in_any_file_is_found() {
     assert!(missed.is_empty(), "{missed:#?}");
     assert!(replay > 40, "{replay}");
 }
+
+#[test]
+fn two_packs_are_compared() {
+    let forgery = Forgery::new();
+    let before = sealed().path("run/evidence_pack");
+    let line = format!("pack diff {} pack", before.display());
+    assert_snapshot!(forgery.bench.says(&line), @r"
+    exit: 0
+    ----- stdout -----
+    the packs hold the same files
+    ");
+    let report = format!("reports/{MODEL}/quant_4bit_clean/run_1/evaluation.report.json");
+    forgery.change(&report, |report| {
+        report["primary_metric"]["ratio_vs_baseline"] = json!(1.5);
+    });
+    forgery.change("results/verdicts/final_verdict.json", |verdict| {
+        verdict["verdict"] = json!("MAYBE");
+        let records = verdict["records"].as_array_mut().unwrap();
+        records[0]["passed"] = json!("perhaps");
+    });
+    forgery.reseal();
+    let output = forgery.bench.says(&line);
+    for part in [
+        "verdict   final verdict verdict: ",
+        " -> MAYBE",
+        "passed: true -> perhaps",
+        "ratio: 1.",
+        " -> 1.5",
+        "file      results/verdicts/final_verdict.json: ",
+    ] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+    let output = forgery
+        .bench
+        .line(&format!("{line} --json"))
+        .output()
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["format_version"], "packhost-pack-diff-v1");
+    assert!(
+        answer["changes"].as_array().unwrap().len() >= 5,
+        "{answer:#}"
+    );
+    // What is not as it was signed is not compared.
+    fs::write(forgery.pack().join("README.md"), "other").unwrap();
+    assert!(forgery.bench.says(&line).contains("exit: 6"));
+}

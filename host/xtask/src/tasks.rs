@@ -38,9 +38,9 @@ fn run_demo(root: &Path) -> Result<(), String> {
         .arg(&key)
         .arg("--out")
         .arg(&run_dir))?;
-    say("verifying the pack it left");
+    say("verifying the pack it left, and deriving its verdict again");
     run(packhost(root)
-        .args(["pack", "verify", "--strict", "--profile", "ci"])
+        .args(["pack", "verify", "--strict", "--profile", "ci", "--replay"])
         .arg(run_dir.join("evidence_pack")))?;
     say(&format!(
         "done: the evidence pack is {}",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use packhost_pack::trust::{self, Accepted};
 use packhost_pack::verify::{Verification, VerifyOptions, verify};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -44,16 +45,18 @@ fn python() -> Option<&'static OsString> {
     found.as_ref()
 }
 
-/// Classes that only the first verifier checks: reports, edit metadata, and its own options.
+/// Classes that only the first verifier checks: reports and edit metadata.
 fn only_first(class: &str) -> bool {
     class.starts_with("reports.")
-        || [
-            "integrity.edit_metadata",
-            "integrity.scenarios",
-            "usage.report_assurance",
-            "usage.json_out_inside",
-        ]
-        .contains(&class)
+        || ["integrity.edit_metadata", "integrity.scenarios"].contains(&class)
+}
+
+/// The signers that the options accept.
+fn accepted(options: &VerifyOptions) -> Accepted {
+    trust::accepted(
+        options.expected_fingerprint.as_deref(),
+        options.trust_store.as_deref(),
+    )
 }
 
 /// What the second one says: exit code and classes.
@@ -67,11 +70,8 @@ fn second(python: &OsString, pack: &Path, options: &VerifyOptions) -> (u64, BTre
     if options.allow_unverified_provenance {
         command.arg("--allow-unsigned");
     }
-    if let Some(fingerprint) = &options.expected_fingerprint {
-        command.arg(format!("--expected-fingerprint={fingerprint}"));
-    }
-    if let Some(store) = &options.trust_store {
-        command.arg("--trust-store").arg(store);
+    for fingerprint in accepted(options).fingerprints {
+        command.args(["--accept", &fingerprint]);
     }
     let output = command.output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -104,13 +104,17 @@ fn disagreement(
         true => 0,
         false => u64::from(first.exit.code()),
     };
-    // An option that only the first one has stops it before it looks at the pack.
-    if first.exit.code() == 2 && shared.is_empty() {
+    // Bad options stop the first one before it looks at the pack; the second one has none of them.
+    if first.exit.code() == 2 {
         return None;
     }
     let (code, classes) = second(python, pack, options);
-    ((code, &classes) != (exit, &shared))
-        .then(|| format!("first {exit} {shared:?}, second {code} {classes:?}"))
+    // Before stage 6 the second one stops at its first finding.
+    let agree = match exit {
+        0 | 6 => classes == shared,
+        _ => classes.is_subset(&shared) && !classes.is_empty(),
+    };
+    (code != exit || !agree).then(|| format!("first {exit} {shared:?}, second {code} {classes:?}"))
 }
 
 /// The options of a run that the second verifier has too.
