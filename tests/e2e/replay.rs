@@ -469,6 +469,35 @@ fn a_digit_changed_in_any_file_is_found() {
 }
 
 #[test]
+fn settings_that_would_keep_a_replay_busy_are_refused() {
+    let hostile: [fn(&mut Value); 4] = [
+        |record| record["counts"]["clean_runs"] = json!(4_000_000_000_u32),
+        |record| record["counts"]["seed"] = json!(u64::MAX),
+        |record| record["counts"]["calibration_runs"] = json!(-1),
+        |record| record["tier"] = json!("none"),
+    ];
+    for change in hostile {
+        let forgery = Forgery::new();
+        forgery.change("metadata/packhost/run.json", change);
+        let found = forgery.differences().unwrap();
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].file.ends_with("run.json"));
+    }
+    // A preset that is none, in a pack that says that it was given from outside.
+    for preset in [json!([1]), json!({"_calibration_meta": 3, "guards": []})] {
+        let forgery = Forgery::new();
+        forgery.change("metadata/packhost/run.json", |record| {
+            record["preset"] = json!("given");
+        });
+        let name = format!("metadata/packhost/presets/calibrated_preset_{MODEL}.json");
+        forgery.change(&name, |stated| *stated = preset);
+        let found = forgery.differences().unwrap();
+        let named = |difference: &Difference| difference.check_id == "replay.preset";
+        assert!(found.iter().any(named), "{found:#?}");
+    }
+}
+
+#[test]
 fn two_packs_are_compared() {
     let forgery = Forgery::new();
     let before = sealed().path("run/evidence_pack");

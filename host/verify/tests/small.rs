@@ -1,5 +1,7 @@
 //! What makes the small program small: nothing of tensors, models and plugins is in it; and that it verifies.
 
+#![allow(clippy::expect_used)]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -229,6 +229,10 @@ pub fn overrides(preset: &Value) -> Result<Value> {
 #[must_use]
 pub fn for_edit(preset: &Value, edit_type: &str, tier: Tier, explicit: Option<u64>) -> Value {
     let mut preset = preset.clone();
+    // A preset from elsewhere may state anything here.
+    if !preset["_calibration_meta"].is_object() {
+        preset["_calibration_meta"] = json!({});
+    }
     preset["_calibration_meta"]["edit_type"] = json!(edit_type);
     if preset["guards"]["spectral"].is_object() {
         let base = preset["guards"]["spectral"]["max_caps"].as_u64();

@@ -86,6 +86,10 @@ impl<'a> Evidence<'a> {
             findings.fail("replay.run", &name, why);
             return None;
         }
+        if let Some(why) = excessive(&record, files) {
+            findings.fail("replay.run", &name, why);
+            return None;
+        }
         let mut word = |what: &str, found: Option<_>| {
             if found.is_none() {
                 findings.fail("replay.run", &name, format!("names no known {what}"));
@@ -192,6 +196,27 @@ impl<'a> Evidence<'a> {
     pub fn json(&self, name: &str, findings: &mut Findings) -> Option<Value> {
         document(self.files, name, findings)
     }
+}
+
+/// Why a run of these settings cannot have left this pack: a hostile number would only keep the replay busy.
+fn excessive(record: &RunRecord, files: &Files) -> Option<String> {
+    let most = files.digests().len() as u64;
+    let counts = &record.counts;
+    let runs = [
+        counts.calibration_runs,
+        counts.clean_runs,
+        counts.stress_runs,
+        counts.error_runs,
+    ];
+    if runs.iter().any(|&runs| u64::from(runs) > most) {
+        return Some(format!("states more runs than the pack has files ({most})"));
+    }
+    counts.seed.checked_add(most).is_none().then(|| {
+        format!(
+            "states a seed ({}) that leaves no room for runs",
+            counts.seed
+        )
+    })
 }
 
 /// One of the words of the settings.

@@ -136,7 +136,12 @@ fn preset(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findings) 
     }
     let folder = &model.record.folder;
     let name = paths::packed(&paths::preset(folder));
-    let stated = evidence.json(&name, findings)?;
+    let read = evidence.files.read(&name).and_then(|bytes| {
+        preset::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| error.to_string())
+    });
+    let stated = read
+        .map_err(|why| findings.fail("replay.preset", &name, why))
+        .ok()?;
     let derived = match record.preset {
         PresetSource::Derived => calibrated(evidence, model, &stated, findings),
         _ => None,
