@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::report::{EditIdentity, ModelIdentity, run_id};
@@ -12,7 +13,7 @@ use packhost_pack::canonical::to_pretty;
 use serde_json::Value;
 
 use crate::convert::model_info;
-use crate::evaluate::{Evaluator, SubjectInput};
+use crate::evaluate::{Evaluator, MeasuredBaseline, SubjectInput};
 use crate::guards::Guards;
 use crate::rundir::write_whole;
 use crate::suites::Dataset;
@@ -69,88 +70,139 @@ pub fn compare(
     timestamp: &str,
     cancel: &AtomicBool,
 ) -> Result<Compared> {
-    let selection =
-        Selection::from_name(&request.selection).ok_or_else(|| Error::SelectionName {
-            name: request.selection.clone(),
-        })?;
-    let guards = Guards::load(toolbox, &request.guards)?;
-    let dataset = crate::run::open_dataset(&request.dataset)?;
-    let baseline = Checkpoint::open(&request.baseline)?;
-    baseline.config().served()?;
-    let policies = policies(request, &baseline)?;
-    let subject = Checkpoint::open(&request.subject)?;
-    let tokenizer = Tokenizer::open(&request.baseline)?;
-    let plan = WindowPlan {
-        seq_len: request.seq_len,
-        preview: request.preview,
-        final_: request.final_windows,
-        seed: request.seed,
-        run: 0,
-        selection,
-        profile: Profile::Dev,
-    };
-    let windows = select(dataset.texts(), &tokenizer, &plan)?;
-    let metric = MetricOptions {
-        seed: request.seed,
-        replicates: request.replicates,
-        alpha: 0.05,
-    };
-    let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
-    let evaluator = Evaluator {
-        toolbox,
-        guards: &guards,
-        dataset: &dataset,
-        timestamp,
-        hidden_bytes: 0,
-        cancel,
-    };
-    let fixed = evaluator.fixed(&*baseline, &windows, &requests)?;
-    let measured = evaluator.baseline(
-        &*baseline,
-        identity(&baseline, &tokenizer, request),
-        windows,
-        requests,
-        &fixed,
-    )?;
-    let changed = differences(&baseline, &subject)?;
-    let of_subject = Tokenizer::open(&request.subject)?;
-    let input = SubjectInput {
-        weights: &*subject,
-        base: &*baseline,
-        identity: identity(&subject, &of_subject, request),
-        edit: EditIdentity {
-            name: if changed.is_empty() { "noop" } else { "custom" }.into(),
-            spec: String::new(),
-            digest: String::new(),
-            layers_modified: layers(&changed, &*subject),
-            params_changed: changed
-                .iter()
-                .filter_map(|name| subject.meta(name))
-                .map(TensorMeta::len)
-                .sum(),
-        },
-        changed,
-        probes: request.probes.clone(),
-    };
-    let evaluation = evaluator.subject(&measured, &input, &policies, metric)?;
-    let path = request.out.join("evaluation.report.json");
-    put(
-        &request.out.join("baseline.table.json"),
-        &measured.table.to_json(),
-    )?;
-    put(
-        &request.out.join("baseline_rounds.table.json"),
-        &evaluation.rounds.to_json(),
-    )?;
-    put(
-        &request.out.join("subject.table.json"),
-        &evaluation.table.to_json(),
-    )?;
-    put(&path, &to_pretty(&evaluation.report))?;
-    Ok(Compared {
-        report: evaluation.report,
-        path,
-    })
+    let comparison = Comparison::open(request, toolbox, timestamp, cancel, 0)?;
+    comparison.with(&request.subject, &request.out)
+}
+
+/// A measured baseline that any number of subjects can be compared with.
+pub struct Comparison<'a> {
+    request: &'a CompareRequest,
+    toolbox: &'a Toolbox,
+    timestamp: &'a str,
+    cancel: &'a AtomicBool,
+    guards: Guards,
+    dataset: packhost_measure::dataset::Dataset,
+    policies: Policies,
+    metric: MetricOptions,
+    baseline: Arc<Checkpoint>,
+    measured: MeasuredBaseline,
+}
+
+impl<'a> Comparison<'a> {
+    /// Measures the baseline of `request`. Of its hidden states `hidden_bytes` are kept at most, so that subjects start at
+    /// their first changed layer: worth it where there are several.
+    ///
+    /// # Errors
+    /// As [`compare`], the output excepted. Of the subject that `request` names no more is asked than that it opens: the
+    /// work would be for nothing.
+    pub fn open(
+        request: &'a CompareRequest,
+        toolbox: &'a Toolbox,
+        timestamp: &'a str,
+        cancel: &'a AtomicBool,
+        hidden_bytes: u64,
+    ) -> Result<Self> {
+        let selection =
+            Selection::from_name(&request.selection).ok_or_else(|| Error::SelectionName {
+                name: request.selection.clone(),
+            })?;
+        let guards = Guards::load(toolbox, &request.guards)?;
+        let dataset = crate::run::open_dataset(&request.dataset)?;
+        let baseline = Checkpoint::open(&request.baseline)?;
+        baseline.config().served()?;
+        let policies = policies(request, &baseline)?;
+        Checkpoint::open(&request.subject)?;
+        let tokenizer = Tokenizer::open(&request.baseline)?;
+        let plan = WindowPlan {
+            seq_len: request.seq_len,
+            preview: request.preview,
+            final_: request.final_windows,
+            seed: request.seed,
+            run: 0,
+            selection,
+            profile: Profile::Dev,
+        };
+        let windows = select(dataset.texts(), &tokenizer, &plan)?;
+        let metric = MetricOptions {
+            seed: request.seed,
+            replicates: request.replicates,
+            alpha: 0.05,
+        };
+        let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
+        let evaluator = Evaluator {
+            toolbox,
+            guards: &guards,
+            dataset: &dataset,
+            timestamp,
+            hidden_bytes,
+            cancel,
+        };
+        let fixed = evaluator.fixed(&*baseline, &windows, &requests)?;
+        let identity = identity(&baseline, &tokenizer, request);
+        let measured = evaluator.baseline(&*baseline, identity, windows, requests, &fixed)?;
+        Ok(Self {
+            request,
+            toolbox,
+            timestamp,
+            cancel,
+            guards,
+            dataset,
+            policies,
+            metric,
+            baseline,
+            measured,
+        })
+    }
+
+    /// Compares the checkpoint in `folder` with the baseline and writes to `out` what [`compare`] writes.
+    ///
+    /// # Errors
+    /// As [`compare`], of the subject and the output.
+    pub fn with(&self, folder: &Path, out: &Path) -> Result<Compared> {
+        let subject = Checkpoint::open(folder)?;
+        let changed = differences(&self.baseline, &subject)?;
+        let of_subject = Tokenizer::open(folder)?;
+        let input = SubjectInput {
+            weights: &*subject,
+            base: &*self.baseline,
+            identity: identity(&subject, &of_subject, self.request),
+            edit: EditIdentity {
+                name: if changed.is_empty() { "noop" } else { "custom" }.into(),
+                spec: String::new(),
+                digest: String::new(),
+                layers_modified: layers(&changed, &*subject),
+                params_changed: changed
+                    .iter()
+                    .filter_map(|name| subject.meta(name))
+                    .map(TensorMeta::len)
+                    .sum(),
+            },
+            changed,
+            probes: self.request.probes.clone(),
+        };
+        let evaluator = Evaluator {
+            toolbox: self.toolbox,
+            guards: &self.guards,
+            dataset: &self.dataset,
+            timestamp: self.timestamp,
+            hidden_bytes: 0,
+            cancel: self.cancel,
+        };
+        let evaluation = evaluator.subject(&self.measured, &input, &self.policies, self.metric)?;
+        let path = out.join("evaluation.report.json");
+        for (name, table) in [
+            ("baseline.table.json", &self.measured.table),
+            ("baseline_rounds.table.json", &evaluation.rounds),
+            ("subject.table.json", &evaluation.table),
+        ] {
+            put(&out.join(name), &table.to_json())?;
+        }
+        put(&path, &to_pretty(&evaluation.report))?;
+        Ok(Compared {
+            report: evaluation.report,
+            path,
+        })
+    }
 }
 
 fn policies(request: &CompareRequest, baseline: &Checkpoint) -> Result<Policies> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use packhost_tensor::cpu::{
-    matmul::{Spread, Store, TILE_ROWS, View, ViewMut, linear},
+    matmul::{Spread, Store, TILE_ROWS, View, ViewMut, linear, linears},
     network::{
         attention::{Window, attend},
         elementwise::{add, add_scaled, gated, rms_norm, rms_norm_in_place, scale, silu_gate},
@@ -234,15 +234,10 @@ impl Pass<'_> {
             (queries, &layer.key),
             (queries + keys, &layer.value),
         ];
+        let out = ViewMut::new(qkv, stride);
+        let outputs = projections.map(|(start, projection)| (&projection.weight, &out, start));
+        linears(normed, outputs, Store::Replace, self.spread);
         for (start, projection) in projections {
-            let out = ViewMut::new(&mut qkv[start..], stride);
-            linear(
-                normed,
-                &projection.weight,
-                &out,
-                Store::Replace,
-                self.spread,
-            );
             if self.apart(projection) {
                 self.settle(projection, qkv, (start, stride), &self.segments());
             }
@@ -315,8 +310,14 @@ impl Pass<'_> {
         let columns = feed.gate.weight.rows();
         let gate = sized(gate, x.rows * columns);
         let up = sized(up, x.rows * columns);
-        self.project(&feed.gate, x, gate, segments);
-        self.project(&feed.up, x, up, segments);
+        let views = [&mut *gate, &mut *up].map(|out| ViewMut::new(out, columns));
+        let outputs = [
+            (&feed.gate.weight, &views[0], 0),
+            (&feed.up.weight, &views[1], 0),
+        ];
+        linears(x, outputs, Store::Replace, self.spread);
+        self.settle(&feed.gate, gate, (0, columns), segments);
+        self.settle(&feed.up, up, (0, columns), segments);
         let wide = sized(wide, x.rows * columns);
         self.spread.rows(wide, columns, |row, out| {
             let at = row * columns..(row + 1) * columns;

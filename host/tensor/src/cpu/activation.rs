@@ -400,8 +400,13 @@ vectorized! {
             let ((a, a_rest), (b, b_rest), (c, c_rest), (d, d_rest)) = (row(0), row(1), row(2), row(3));
             let mut dots: [Lanes; ROWS] = [[0.0; LANES]; ROWS];
             let [dot_a, dot_b, dot_c, dot_d] = &mut dots;
-            let each = a.iter().zip(b).zip(c).zip(d).zip(shifts).zip(vs);
-            for (((((a, b), c), d), shift), v) in each {
+            // Rows are too short, and those of keys and values too far apart, for the processor to see what comes next.
+            let ahead = data.as_ptr().wrapping_add((first + ROWS) * stride);
+            let each = a.iter().zip(b).zip(c).zip(d).zip(shifts).zip(vs).enumerate();
+            for (block, (((((a, b), c), d), shift), v)) in each {
+                for row in 0..ROWS {
+                    prefetch(ahead.wrapping_add(row * stride + block * LANES));
+                }
                 fold(a, shift, v, dot_a);
                 fold(b, shift, v, dot_b);
                 fold(c, shift, v, dot_c);
@@ -440,6 +445,19 @@ vectorized! {
             }
         }
     }
+}
+
+/// Asks for what will be read soon; the address need not be valid.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// `sums += (values - shift) factors`.

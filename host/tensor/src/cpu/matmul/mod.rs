@@ -18,7 +18,7 @@ use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul as product};
 mod small;
 mod spread;
 mod tensors;
-mod tiles;
+pub(in crate::cpu) mod tiles;
 mod view;
 mod weight;
 
@@ -55,7 +55,7 @@ struct Scratch {
     tiles: Vec<f32>,
     small: Vec<f32>,
     /// Packed factors for matrix tiles: rows of each input, and the rest.
-    rows: Vec<tiles::Rows>,
+    rows: Vec<tiles::Split>,
     packed: tiles::Scratch,
 }
 
@@ -76,6 +76,60 @@ pub fn uses_matrix_tiles() -> bool {
 /// # Panics
 /// When a view is too short for its rows.
 pub fn linear(x: View<'_>, w: &Weight, y: &ViewMut<'_>, store: Store, spread: Spread) {
+    linear_at(x, w, (y, 0), store, spread);
+}
+
+/// [`linear`] of one input with several weights, each to its own view from its own column on.
+///
+/// # Panics
+/// As [`linear`], and when the weights have unlike numbers of columns.
+pub fn linears<const N: usize>(
+    x: View<'_>,
+    outputs: [(&Weight, &ViewMut<'_>, usize); N],
+    store: Store,
+    spread: Spread,
+) {
+    let depth = outputs.first().map_or(0, |(w, ..)| w.columns());
+    assert!(
+        outputs.iter().all(|(w, ..)| w.columns() == depth),
+        "weights of unlike inputs"
+    );
+    let packs = depth > 0 && outputs.iter().all(|(w, ..)| tiles::serve(w));
+    if !packs || spread == Spread::Pool {
+        for (w, y, column) in outputs {
+            linear_at(x, w, (y, column), store, spread);
+        }
+        return;
+    }
+    // What all of them need is packed once.
+    for first in (0..x.rows).step_by(TILE_ROWS) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let rows = first..x.rows.min(first + TILE_ROWS);
+            for (index, (w, y, column)) in outputs.into_iter().enumerate() {
+                if index == 0 {
+                    scratch.pack(0, x, rows.clone(), w);
+                }
+                for panel in panels_of(0..w.rows()) {
+                    let target = Target {
+                        data: y,
+                        first_row: first,
+                        first_column: column + panel.start,
+                    };
+                    scratch.packed_tile(0, w, panel, &target, store);
+                }
+            }
+        });
+    }
+}
+
+/// [`linear`], to columns from `first` on.
+fn linear_at(
+    x: View<'_>,
+    w: &Weight,
+    (y, first): (&ViewMut<'_>, usize),
+    store: Store,
+    spread: Spread,
+) {
     let packs = tiles::serve(w) && w.columns() > 0;
     tiles(x.rows, w.rows(), packs, spread, |rows, columns| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -86,7 +140,7 @@ pub fn linear(x: View<'_>, w: &Weight, y: &ViewMut<'_>, store: Store, spread: Sp
                 let target = Target {
                     data: y,
                     first_row: rows.start,
-                    first_column: panel.start,
+                    first_column: first + panel.start,
                 };
                 match packs {
                     true => scratch.packed_tile(0, w, panel, &target, store),

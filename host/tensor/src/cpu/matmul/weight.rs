@@ -1,13 +1,23 @@
 //! Matrices of weights in their stored type.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
+use super::tiles::Columns;
 use crate::{Error, Result, Tensor, cpu::widen};
 
+/// Bytes of a weight up to which its packed form is kept, for all who share the weight: large ones would take twice the
+/// memory, and packing costs less of their product.
+const KEPT: usize = 4 << 20;
+
 /// A matrix of weights `[rows, columns]` as stored: bf16, f16 or f32.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Weight {
     tensor: Tensor,
+    /// As columns for matrix tiles.
+    packed: Arc<OnceLock<Columns>>,
     rows: usize,
     columns: usize,
 }
@@ -35,6 +45,7 @@ impl Weight {
         };
         Ok(Self {
             tensor: tensor.clone(),
+            packed: Arc::default(),
             rows,
             columns,
         })
@@ -63,6 +74,18 @@ impl Weight {
         self.part(row, 0..self.columns, out);
     }
 
+    /// As columns for matrix tiles, where that is kept; for weights in bf16.
+    pub(super) fn packed(&self) -> Option<&Columns> {
+        let keep = self.tensor.bytes().len() <= KEPT;
+        keep.then(|| {
+            self.packed.get_or_init(|| {
+                let mut columns = Columns::default();
+                columns.fill(self, 0..self.rows);
+                columns
+            })
+        })
+    }
+
     /// `columns` of row `row`, widened.
     pub(super) fn part(&self, row: usize, columns: Range<usize>, out: &mut [f32]) {
         let size = self.tensor.dtype().size();
@@ -70,5 +93,13 @@ impl Weight {
         let bytes =
             &self.tensor.bytes()[(start + columns.start) * size..(start + columns.end) * size];
         widen::widen(self.tensor.dtype(), bytes, out);
+    }
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weight")
+            .field("tensor", &self.tensor)
+            .finish_non_exhaustive()
     }
 }

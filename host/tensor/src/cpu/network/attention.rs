@@ -2,12 +2,16 @@
 //! [`QUERIES`] x [`KEYS`] scores exist at a time, for one head.
 //!
 //! Scores lie key by key, the queries of a block side by side, so that a vector holds one key's scores for 16 queries:
-//! maxima and sums need no exchange between lanes, and both products run over whole vectors of queries.
+//! maxima and sums need no exchange between lanes, and both products run over whole vectors of queries. With matrix tiles
+//! both factors of a product are split into parts (see `matmul::tiles`).
 
 use std::{cell::RefCell, ops::Range};
 
 use super::lanes::{LANES, Lanes, exp, larger, vectorized};
-use crate::cpu::matmul::{Spread, Store, Strided, ViewMut, small_product};
+use crate::cpu::matmul::{
+    Spread, Store, Strided, View, ViewMut, small_product,
+    tiles::{Configured, DEPTH, PAIR, Split, split_product},
+};
 
 /// Queries per block: one panel of the AVX-512 product.
 pub const QUERIES: usize = 96;
@@ -35,15 +39,28 @@ impl Heads {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { scores: Vec::new(), sums: Vec::new() }) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// What a thread needs for one block of queries.
+#[derive(Default)]
 struct Scratch {
     /// `KEYS` rows of scores, then weights, of `QUERIES` queries.
     scores: Vec<f32>,
     /// Weighted sums of the values: a row of `QUERIES` per element.
     sums: Vec<f32>,
+    packed: Packed,
+}
+
+/// Factors for matrix tiles.
+#[derive(Default)]
+struct Packed {
+    /// Of one key and value head and all tokens.
+    keys: Split,
+    values: Split,
+    /// Of one block of queries.
+    queries: Split,
+    weights: Split,
 }
 
 /// The rows of one text.
@@ -79,10 +96,28 @@ pub fn attend(heads: &Heads, qkv: &[f32], windows: &[Window], out: &mut [f32], s
         let rows = &qkv[range.start * heads.row()..range.end * heads.row()];
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.scores.resize(KEYS * QUERIES, 0.0);
-            scratch.sums.resize(heads.dim * QUERIES, 0.0);
+            scratch
+                .sums
+                .resize(heads.dim.next_multiple_of(PAIR) * QUERIES, 0.0);
+            // Where there are matrix tiles, keys and values are packed for all heads and queries that look at them.
+            let tiles = Configured::new();
+            if tiles.is_some() {
+                let part = |head: usize| View {
+                    data: rows.get(head * heads.dim..).unwrap_or(&[]),
+                    rows: tokens,
+                    stride: heads.row(),
+                };
+                let packed = &mut scratch.packed;
+                packed
+                    .keys
+                    .rows(part(heads.queries + key), 0..tokens, heads.dim);
+                let values = part(heads.queries + heads.keys + key);
+                packed.values.columns_as_rows(values, 0..tokens, heads.dim);
+            }
+            let tiles = tiles.as_ref();
             let group = heads.queries / heads.keys;
             for query in key * group..(key + 1) * group {
-                one_head(heads, rows, tokens, (query, key), scratch, |row| {
+                one_head(heads, rows, tokens, (query, key), tiles, scratch, |row| {
                     // SAFETY: this task is the only one for this window and this head.
                     unsafe {
                         out.row_part(
@@ -103,7 +138,12 @@ fn one_head<'a>(
     rows: &[f32],
     tokens: usize,
     (query, key): (usize, usize),
-    Scratch { scores, sums }: &mut Scratch,
+    tiles: Option<&Configured>,
+    Scratch {
+        scores,
+        sums,
+        packed,
+    }: &mut Scratch,
     mut out: impl FnMut(usize) -> &'a mut [f32],
 ) {
     let (dim, stride) = (heads.dim, heads.row());
@@ -132,13 +172,28 @@ fn one_head<'a>(
     for (first, count) in blocks(0..tokens).chain(blocks(tokens..len)) {
         let mut state = State::default();
         let mut from = (first + 1).saturating_sub(reach);
+        if tiles.is_some() {
+            // Keys are packed in steps. Those before the first that is seen get no weight.
+            from = from / DEPTH * DEPTH;
+            let queries = View {
+                data: part(query, first),
+                rows: count,
+                stride,
+            };
+            packed.queries.rows_as_columns(queries, 0..count, dim);
+        }
         let end = tokens.min(first + count);
         let mut store = Store::Replace;
         while from < end {
             let width = KEYS.min(end - from);
-            let queries = by_row(query, first, count);
-            let keys = by_element(heads.queries + key, from, width);
-            small_product(queries, keys, scores, QUERIES, Store::Replace);
+            match tiles {
+                Some(tiles) => packed.score(tiles, from..from + width, dim, scores),
+                None => {
+                    let queries = by_row(query, first, count);
+                    let keys = by_element(heads.queries + key, from, width);
+                    small_product(queries, keys, scores, QUERIES, Store::Replace);
+                }
+            }
             weigh(
                 &mut scores[..width * QUERIES],
                 from,
@@ -150,14 +205,27 @@ fn one_head<'a>(
             if store == Store::Add {
                 rescale(sums, &state.factors);
             }
-            let weights = Strided {
-                data: scores,
-                rows: count,
-                columns: width,
-                steps: (1, QUERIES),
-            };
-            let values = by_row(heads.queries + heads.keys + key, from, width);
-            small_product(weights, values, sums, QUERIES, store);
+            match tiles {
+                Some(tiles) => {
+                    let weights = View {
+                        data: scores,
+                        rows: width,
+                        stride: QUERIES,
+                    };
+                    packed.weights.plain(weights, 0..width, count);
+                    packed.sum_up(tiles, from..from + width, dim, sums, store);
+                }
+                None => {
+                    let weights = Strided {
+                        data: scores,
+                        rows: count,
+                        columns: width,
+                        steps: (1, QUERIES),
+                    };
+                    let values = by_row(heads.queries + heads.keys + key, from, width);
+                    small_product(weights, values, sums, QUERIES, store);
+                }
+            }
             store = Store::Add;
             from += width;
         }
@@ -169,6 +237,48 @@ fn one_head<'a>(
             let factor = 1.0 / state.sums[row];
             for (out, sums) in out(first + row).iter_mut().zip(sums.chunks_exact(QUERIES)) {
                 *out = sums[row] * factor;
+            }
+        }
+    }
+}
+
+impl Packed {
+    /// Scores of the packed queries with `keys`, whose first is at a step's begin.
+    fn score(&self, tiles: &Configured, keys: Range<usize>, dim: usize, scores: &mut [f32]) {
+        for row in (0..keys.len()).step_by(PAIR) {
+            for column in (0..self.queries.len()).step_by(PAIR) {
+                split_product(
+                    tiles,
+                    (&self.keys, &self.queries),
+                    ((keys.start + row) / PAIR, column / PAIR),
+                    (0..dim.div_ceil(DEPTH), 0),
+                    (&mut scores[row * QUERIES + column..], QUERIES),
+                    Store::Replace,
+                );
+            }
+        }
+    }
+
+    /// Adds to `sums` the values of `keys`, weighted.
+    fn sum_up(
+        &self,
+        tiles: &Configured,
+        keys: Range<usize>,
+        dim: usize,
+        sums: &mut [f32],
+        store: Store,
+    ) {
+        let steps = keys.start / DEPTH..keys.end.div_ceil(DEPTH);
+        for row in (0..dim).step_by(PAIR) {
+            for column in (0..self.weights.len()).step_by(PAIR) {
+                split_product(
+                    tiles,
+                    (&self.values, &self.weights),
+                    (row / PAIR, column / PAIR),
+                    (steps.clone(), 0),
+                    (&mut sums[row * QUERIES + column..], QUERIES),
+                    store,
+                );
             }
         }
     }

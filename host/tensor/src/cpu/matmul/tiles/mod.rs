@@ -21,11 +21,10 @@ use crate::DType;
 mod kernel;
 mod pack;
 
-use pack::Columns;
-pub(super) use pack::Rows;
+pub(in crate::cpu) use pack::{Columns, Split};
 
 /// Rows and columns of the result that one call of the kernel makes: two tiles each way.
-const PAIR: usize = 32;
+pub(in crate::cpu) const PAIR: usize = 32;
 /// Steps of depth after which the sums are stored, so that what is multiplied stays in the second-level cache.
 const STEPS: usize = 32;
 
@@ -78,7 +77,7 @@ pub(super) struct Output {
 /// # Safety
 /// `output` must address as many rows as were packed, of `panel.len()` numbers, exclusively; tiles must be [`available`].
 pub(super) unsafe fn product(
-    rows: &Rows,
+    rows: &Split,
     w: &Weight,
     panel: Range<usize>,
     output: &Output,
@@ -87,7 +86,15 @@ pub(super) unsafe fn product(
 ) {
     let count = panel.len();
     let Scratch { columns, edge } = scratch;
-    columns.fill(w, panel);
+    let first_pair = panel.start / PAIR;
+    let kept = w.packed().filter(|_| panel.start.is_multiple_of(PAIR));
+    let (columns, first_pair) = match kept {
+        Some(kept) => (kept, first_pair),
+        None => {
+            columns.fill(w, panel);
+            (&*columns, 0)
+        }
+    };
     let steps = rows.steps();
     debug_assert_eq!(steps, columns.steps());
     let _tiles = kernel::Tiles::configure();
@@ -97,7 +104,7 @@ pub(super) unsafe fn product(
         for row in (0..rows.len()).step_by(PAIR) {
             for column in (0..count).step_by(PAIR) {
                 let a = rows.pair(row / PAIR, part.clone());
-                let b = columns.pair(column / PAIR, part.clone());
+                let b = columns.pair(first_pair + column / PAIR, part.clone());
                 let (height, width) = (PAIR.min(rows.len() - row), PAIR.min(count - column));
                 // SAFETY: within the block that the caller promises.
                 let to = unsafe { output.to.add(row * output.stride + column) };
@@ -132,9 +139,53 @@ pub(super) unsafe fn product(
 }
 
 /// Packs `rows` of `x`, `depth` numbers each.
-pub(super) fn pack(x: View<'_>, rows: Range<usize>, depth: usize, to: &mut Rows) {
-    to.fill(x, rows, depth);
+pub(super) fn pack(x: View<'_>, rows: Range<usize>, depth: usize, to: &mut Split) {
+    to.rows(x, rows, depth);
 }
+
+/// The block of `a b` that pair `pairs.0` of rows of `a` and pair `pairs.1` of columns of `b` make over steps `steps.0` of `a`
+/// and as many of `b` from `steps.1` on: 32 rows of 32 numbers in `to`, `stride` apart. With `Store::Add`, onto what is
+/// there.
+///
+/// # Panics
+/// When `to` is too short.
+pub(in crate::cpu) fn split_product(
+    _tiles: &Configured,
+    (a, b): (&Split, &Split),
+    pairs: (usize, usize),
+    steps: (Range<usize>, usize),
+    (to, stride): (&mut [f32], usize),
+    store: Store,
+) {
+    let count = steps.0.len();
+    assert!(
+        count > 0 && stride >= PAIR && to.len() >= (PAIR - 1) * stride + PAIR,
+        "block beyond the data"
+    );
+    let a = a.pair(pairs.0, steps.0);
+    let b = b.pair(pairs.1, steps.1..steps.1 + count);
+    // SAFETY: tiles are configured; the factors have these steps, `to` is long enough.
+    unsafe {
+        kernel::multiply_split(a, b, count, to.as_mut_ptr(), stride, store == Store::Add);
+    }
+}
+
+/// Tiles set up on this thread, until dropped.
+pub(in crate::cpu) struct Configured {
+    _tiles: kernel::Tiles,
+}
+
+impl Configured {
+    /// Sets them up; nothing where there are none. At most one at a time on a thread.
+    pub fn new() -> Option<Self> {
+        available().then(|| Self {
+            _tiles: kernel::Tiles::configure(),
+        })
+    }
+}
+
+/// Elements of depth in a step.
+pub(in crate::cpu) const DEPTH: usize = pack::STEP;
 
 #[cfg(test)]
 mod tests;

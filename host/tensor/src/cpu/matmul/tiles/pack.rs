@@ -28,16 +28,17 @@ fn sized(buffer: &mut Vec<Tile>, len: usize) -> &mut [Tile] {
     &mut buffer[..len]
 }
 
-/// Rows of f32 numbers, split. By pair of tiles one under the other, then by step of depth, then by part: the two tiles.
+/// One factor of f32 numbers, split. By pair of tiles (one under the other, or side by side), then by step of depth, then by
+/// part: the two tiles.
 #[derive(Default)]
-pub(in super::super) struct Rows {
+pub(in crate::cpu) struct Split {
     tiles: Vec<Tile>,
     rows: usize,
     steps: usize,
 }
 
-impl Rows {
-    /// How many rows.
+impl Split {
+    /// How many rows (or columns, of a right factor).
     pub fn len(&self) -> usize {
         self.rows
     }
@@ -46,18 +47,24 @@ impl Rows {
         self.steps
     }
 
-    /// Takes `rows` of `x`, `depth` numbers each.
-    pub(super) fn fill(&mut self, x: View<'_>, rows: Range<usize>, depth: usize) {
-        assert!(
-            depth <= x.stride && (rows.end - 1) * x.stride + depth <= x.data.len(),
-            "rows beyond the data"
-        );
-        self.rows = rows.len();
+    /// Makes room for `rows` rows (or columns) of `depth` numbers, and gives the tiles of each pair.
+    fn sized(
+        &mut self,
+        rows: usize,
+        depth: usize,
+    ) -> std::iter::Enumerate<std::slice::ChunksExactMut<'_, Tile>> {
+        self.rows = rows;
         self.steps = depth.div_ceil(STEP);
-        let of_pair = self.steps * PARTS * SIDE;
-        let pairs = self.rows.div_ceil(SIDE * TILE);
+        let of_pair = (self.steps * PARTS * SIDE).max(1);
+        let pairs = rows.div_ceil(SIDE * TILE);
         let tiles = sized(&mut self.tiles, pairs * of_pair);
-        for (pair, tiles) in tiles.chunks_exact_mut(of_pair).enumerate() {
+        tiles.chunks_exact_mut(of_pair).enumerate()
+    }
+
+    /// A left factor: `rows` of `x`, `depth` numbers each.
+    pub fn rows(&mut self, x: View<'_>, rows: Range<usize>, depth: usize) {
+        check(x, &rows, depth);
+        for (pair, tiles) in self.sized(rows.len(), depth) {
             for line in 0..SIDE * TILE {
                 let row = rows.start + pair * SIDE * TILE + line;
                 let numbers = match row < rows.end {
@@ -69,6 +76,38 @@ impl Rows {
         }
     }
 
+    /// A right factor: `rows` of `x` are its columns, `depth` numbers each.
+    pub fn rows_as_columns(&mut self, x: View<'_>, rows: Range<usize>, depth: usize) {
+        check(x, &rows, depth);
+        for (pair, tiles) in self.sized(rows.len(), depth) {
+            for side in 0..SIDE {
+                let first = rows.start + (pair * SIDE + side) * TILE;
+                let lines: [&[f32]; TILE] =
+                    std::array::from_fn(|line| match first + line < rows.end {
+                        true => &x.data[(first + line) * x.stride..][..depth],
+                        false => &[],
+                    });
+                native::split_transposed(&lines, &mut tiles[side..]);
+            }
+        }
+    }
+
+    /// A right factor as it stands: `rows` of `x` go down its depth, `columns` numbers each.
+    pub fn plain(&mut self, x: View<'_>, rows: Range<usize>, columns: usize) {
+        check(x, &rows, columns);
+        for (pair, tiles) in self.sized(columns, rows.len()) {
+            native::interleave(x, &rows, columns, pair, tiles, false);
+        }
+    }
+
+    /// A left factor whose columns are `rows` of `x`: as [`Split::plain`], transposed.
+    pub fn columns_as_rows(&mut self, x: View<'_>, rows: Range<usize>, columns: usize) {
+        check(x, &rows, columns);
+        for (pair, tiles) in self.sized(columns, rows.len()) {
+            native::interleave(x, &rows, columns, pair, tiles, true);
+        }
+    }
+
     /// The tiles of a pair for some steps.
     pub(super) fn pair(&self, index: usize, steps: Range<usize>) -> *const Tile {
         let first = (index * self.steps + steps.start) * PARTS * SIDE;
@@ -76,16 +115,23 @@ impl Rows {
     }
 }
 
+fn check(x: View<'_>, rows: &Range<usize>, width: usize) {
+    assert!(
+        rows.is_empty() || (width <= x.stride && (rows.end - 1) * x.stride + width <= x.data.len()),
+        "rows beyond the data"
+    );
+}
+
 /// Rows of a matrix of bf16 numbers as columns: in a tile's row stand two neighbours of each of 16 columns. By pair of tiles
 /// side by side, then by step of depth: the two tiles.
 #[derive(Default)]
-pub(super) struct Columns {
+pub(in crate::cpu) struct Columns {
     tiles: Vec<Tile>,
     steps: usize,
 }
 
 impl Columns {
-    pub fn steps(&self) -> usize {
+    pub(super) fn steps(&self) -> usize {
         self.steps
     }
 
@@ -113,7 +159,7 @@ impl Columns {
     }
 
     /// The tiles of a pair for some steps.
-    pub fn pair(&self, index: usize, steps: Range<usize>) -> *const Tile {
+    pub(super) fn pair(&self, index: usize, steps: Range<usize>) -> *const Tile {
         let first = (index * self.steps + steps.start) * SIDE;
         self.tiles[first..first + steps.len() * SIDE].as_ptr()
     }
@@ -121,8 +167,8 @@ impl Columns {
 
 #[cfg(target_arch = "x86_64")]
 mod native {
-    use super::{PARTS, SIDE, STEP, TILE, Tile};
-    use std::arch::x86_64::*;
+    use super::{PARTS, SIDE, STEP, TILE, Tile, View};
+    use std::{arch::x86_64::*, ops::Range};
 
     /// Puts `numbers`, split into parts, into row `line` of every `SIDE`th of `tiles`: step by step, part by part. Beyond
     /// the numbers stand zeros.
@@ -133,29 +179,12 @@ mod native {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     fn split_avx512(numbers: &[f32], tiles: &mut [Tile], line: usize) {
-        const ODD: [u16; STEP] = {
-            let mut words = [0; STEP];
-            let mut index = 0;
-            while index < STEP {
-                words[index] = 2 * index as u16 + 1;
-                index += 1;
-            }
-            words
-        };
-        // SAFETY: 64 bytes.
-        let odd = unsafe { _mm512_loadu_si512(ODD.as_ptr().cast()) };
+        let odd = odd_words();
         for (step, tiles) in tiles.chunks_mut(PARTS * SIDE).enumerate() {
-            let begin = (step * STEP).min(numbers.len());
-            let left = (numbers.len() - begin).min(STEP);
-            let mask = |count: usize| -> __mmask16 { ((1u32 << count.min(16)) - 1) as u16 };
-            // SAFETY: what is beyond the numbers is masked.
-            let (a, b) = unsafe {
-                let from = numbers.as_ptr().add(begin);
-                (
-                    _mm512_maskz_loadu_ps(mask(left), from),
-                    _mm512_maskz_loadu_ps(mask(left.saturating_sub(16)), from.wrapping_add(16)),
-                )
-            };
+            let (a, b) = (
+                load(numbers, step * STEP),
+                load(numbers, step * STEP + TILE),
+            );
             let (a, b) = (parts(a), parts(b));
             for (part, (a, b)) in a.into_iter().zip(b).enumerate() {
                 let both = _mm512_permutex2var_epi16(a, odd, b);
@@ -202,6 +231,13 @@ mod native {
             // SAFETY: what is beyond the row is masked.
             *r = unsafe { _mm512_maskz_loadu_epi16(mask, row.as_ptr().cast()) };
         }
+        store_transposed(r, tile);
+    }
+
+    /// Makes the rows `r` the columns of `tile`, in units of 32 bits.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn store_transposed(mut r: [__m512i; TILE], tile: &mut Tile) {
         let mut t = [_mm512_setzero_si512(); TILE];
         // Within groups of four rows: pairs, then pairs of pairs.
         for g in (0..TILE).step_by(4) {
@@ -233,14 +269,124 @@ mod native {
             }
         }
     }
+
+    /// Which words of two vectors are the upper halves of their lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn odd_words() -> __m512i {
+        const ODD: [u16; STEP] = {
+            let mut words = [0; STEP];
+            let mut index = 0;
+            while index < STEP {
+                words[index] = 2 * index as u16 + 1;
+                index += 1;
+            }
+            words
+        };
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_loadu_si512(ODD.as_ptr().cast()) }
+    }
+
+    /// Numbers from `begin` on, 16 at most; zeros beyond the end.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn load(numbers: &[f32], begin: usize) -> __m512 {
+        let numbers = numbers.get(begin..).unwrap_or(&[]);
+        let mask = ((1u32 << numbers.len().min(TILE)) - 1) as __mmask16;
+        // SAFETY: what is beyond the numbers is masked.
+        unsafe { _mm512_maskz_loadu_ps(mask, numbers.as_ptr()) }
+    }
+
+    /// Makes `lines`, split, the columns of every `SIDE`th of `tiles`: step by step, part by part.
+    pub fn split_transposed(lines: &[&[f32]; TILE], tiles: &mut [Tile]) {
+        // SAFETY: as in `split`.
+        unsafe { split_transposed_avx512(lines, tiles) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn split_transposed_avx512(lines: &[&[f32]; TILE], tiles: &mut [Tile]) {
+        let odd = odd_words();
+        for (step, tiles) in tiles.chunks_mut(PARTS * SIDE).enumerate() {
+            let mut r = [[_mm512_setzero_si512(); TILE]; PARTS];
+            for (index, line) in lines.iter().enumerate() {
+                let (a, b) = (load(line, step * STEP), load(line, step * STEP + TILE));
+                let both = parts(a).into_iter().zip(parts(b));
+                for (r, (a, b)) in r.iter_mut().zip(both) {
+                    r[index] = _mm512_permutex2var_epi16(a, odd, b);
+                }
+            }
+            for (r, tile) in r.into_iter().zip(tiles.iter_mut().step_by(SIDE)) {
+                store_transposed(r, tile);
+            }
+        }
+    }
+
+    /// Fills the tiles of pair `pair` with `rows` of `x`, split, `columns` numbers each: in a row of a tile stand, for 16
+    /// columns, the numbers of two rows; or, `transposed`, in its columns.
+    pub fn interleave(
+        x: View<'_>,
+        rows: &Range<usize>,
+        columns: usize,
+        pair: usize,
+        tiles: &mut [Tile],
+        transposed: bool,
+    ) {
+        // SAFETY: as in `split`.
+        unsafe { interleave_avx512(x, rows, columns, pair, tiles, transposed) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn interleave_avx512(
+        x: View<'_>,
+        rows: &Range<usize>,
+        columns: usize,
+        pair: usize,
+        tiles: &mut [Tile],
+        transposed: bool,
+    ) {
+        for (step, tiles) in tiles.chunks_mut(PARTS * SIDE).enumerate() {
+            for side in 0..SIDE {
+                let begin = (pair * SIDE + side) * TILE;
+                let mut r = [[_mm512_setzero_si512(); TILE]; PARTS];
+                for index in 0..TILE {
+                    let row = |offset: usize| {
+                        let row = rows.start + step * STEP + 2 * index + offset;
+                        match row < rows.end {
+                            true => &x.data[row * x.stride..row * x.stride + columns],
+                            false => &[],
+                        }
+                    };
+                    let (a, b) = (parts(load(row(0), begin)), parts(load(row(1), begin)));
+                    for (r, (a, b)) in r.iter_mut().zip(a.into_iter().zip(b)) {
+                        r[index] = _mm512_or_si512(_mm512_srli_epi32::<16>(a), b);
+                    }
+                }
+                for (r, tile) in r.into_iter().zip(tiles.iter_mut().skip(side).step_by(SIDE)) {
+                    if transposed {
+                        store_transposed(r, tile);
+                        continue;
+                    }
+                    for (line, r) in tile.0.as_chunks_mut::<TILE>().0.iter_mut().zip(r) {
+                        // SAFETY: a row is 64 bytes, aligned as the tile is.
+                        unsafe { _mm512_store_si512(line.as_mut_ptr().cast(), r) };
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod native {
     //! Never called: there are no tiles.
-    use super::Tile;
+    use super::{TILE, Tile, View};
+    use std::ops::Range;
 
     pub fn split(_: &[f32], _: &mut [Tile], _: usize) {}
+
+    pub fn split_transposed(_: &[&[f32]; TILE], _: &mut [Tile]) {}
+
+    pub fn interleave(_: View<'_>, _: &Range<usize>, _: usize, _: usize, _: &mut [Tile], _: bool) {}
 
     pub fn transpose(_: &[&[u8]], _: usize, _: &mut Tile) {}
 }
