@@ -54,6 +54,11 @@ pub enum Command {
         after_help = "Example:\n  packhost evaluate --baseline models/base --subject models/q8 --dataset text.jsonl --out report"
     )]
     Evaluate(EvaluateArgs),
+    /// Study the guards on a model: what each says of each scenario, false alarms, smallest detectable strength
+    #[command(
+        after_help = "Example:\n  packhost study --model models/base --dataset text.jsonl --plugins plugins --out study1"
+    )]
+    Study(StudyArgs),
     /// Make, check and look into evidence packs
     #[command(subcommand)]
     Pack(PackCommand),
@@ -284,6 +289,60 @@ pub struct EvaluateArgs {
     /// Threads for tensor work [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct StudyArgs {
+    /// Folder of the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Name of the model in the results [default: the folder's name]
+    #[arg(long, value_name = "ID")]
+    pub model_id: Option<String>,
+    /// Text: a JSON-lines file (.jsonl) or plain text
+    #[arg(long, value_name = "FILE")]
+    pub dataset: PathBuf,
+    /// Field of a JSON line that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub text_field: String,
+    /// Folder for study.json, index.html and the run that they come from; it must be absent or empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Scenarios and strengths
+    #[arg(long, value_name = "FILE", default_value = "scenarios/study.json")]
+    pub study: PathBuf,
+    /// Guards that judge; primary-metric always does [default: every installed one]
+    #[arg(long, value_name = "ID,...", value_delimiter = ',')]
+    pub guards: Option<Vec<String>>,
+    /// Preview windows
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub preview: usize,
+    /// Final windows
+    #[arg(long = "final", value_name = "N", default_value_t = 32)]
+    pub final_windows: usize,
+    /// Tokens per window at most
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub seq_len: usize,
+    /// Seed of the first run; run r uses seed + r - 1
+    #[arg(long, value_name = "S", default_value_t = 42)]
+    pub seed: u64,
+    /// How windows are drawn: file_order, stratified or shuffled
+    #[arg(long, value_name = "HOW", default_value = "stratified")]
+    pub selection: String,
+    /// Guard tier: conservative, balanced or aggressive
+    #[arg(long, value_name = "TIER", default_value = "balanced")]
+    pub tier: String,
+    /// Profile: dev, ci or release
+    #[arg(long, value_name = "PROFILE", default_value = "dev")]
+    pub profile: String,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    /// Threads for tensor work [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Tasks at once at most
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
 }
 
 #[derive(Debug, Subcommand)]

@@ -184,6 +184,7 @@ impl Exit {
             SuiteError::Io { source, .. } => Self::of_io(source),
             SuiteError::Manifest { .. }
             | SuiteError::Suites { .. }
+            | SuiteError::Study { .. }
             | SuiteError::TunedParams { .. } => Self::Format,
             SuiteError::Scenario { why, .. } => Self::of(why),
             SuiteError::Preset { .. } | SuiteError::Journal { .. } | SuiteError::Replay { .. } => {
@@ -199,7 +200,9 @@ impl Exit {
                 Self::Parameter
             }
             SuiteError::ModelAbsent { .. } | SuiteError::NothingToResume { .. } => Self::Missing,
-            SuiteError::RunExists { .. } | SuiteError::RunIsBusy { .. } => Self::Output,
+            SuiteError::RunExists { .. }
+            | SuiteError::StudyExists { .. }
+            | SuiteError::RunIsBusy { .. } => Self::Output,
             SuiteError::PluginAbsent { .. } => Self::PluginRefused,
             SuiteError::EndlessRounds { .. } | SuiteError::GuardAnswer { .. } => Self::PluginFailed,
             SuiteError::BaselineFails { .. } | SuiteError::Tensor(_) => Self::Format,

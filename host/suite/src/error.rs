@@ -19,6 +19,10 @@ pub enum Error {
     Manifest { path: PathBuf, message: String },
     #[error("read the suite file {}: {message}", path.display())]
     Suites { path: PathBuf, message: String },
+    #[error("write a study to {}: it is not empty; choose another folder", path.display())]
+    StudyExists { path: PathBuf },
+    #[error("read the study {}: {message}", path.display())]
+    Study { path: PathBuf, message: String },
     #[error("find suite `{name}`; there are {}", known.join(", "))]
     UnknownSuite { name: String, known: Vec<String> },
     #[error("find scenario `{id}`; the manifest has {}", known.join(", "))]
@@ -121,9 +125,11 @@ impl Error {
             Self::Io { .. }
             | Self::RunExists { .. }
             | Self::RunIsBusy { .. }
+            | Self::StudyExists { .. }
             | Self::NothingToResume { .. } => "io",
             Self::Manifest { .. }
             | Self::Suites { .. }
+            | Self::Study { .. }
             | Self::TunedParams { .. }
             | Self::Preset { .. } => "config",
             Self::UnknownSuite { .. } | Self::UnknownScenario { .. } | Self::EmptySuite { .. } => {
@@ -147,6 +153,17 @@ impl Error {
             Self::Tensor(_) => "tensor",
             Self::Measure(_) => "measure",
             Self::Pack(_) => "pack",
+        }
+    }
+
+    /// Whether a change cannot be made of a model because of what the model is: nothing of it is selected or would change,
+    /// or the plugin declines it.
+    pub fn is_inapplicable(&self) -> bool {
+        use packhost_plugin::{CallErrorClass, Error as Plugin};
+        match self {
+            Self::NothingSelected { .. } | Self::NothingChanged { .. } => true,
+            Self::Plugin(Plugin::Call(error)) => error.kind.class() == CallErrorClass::Declined,
+            _ => false,
         }
     }
 

@@ -28,6 +28,7 @@ pub mod rundir;
 pub mod scenarios;
 pub mod select;
 pub mod spec;
+pub mod study;
 pub mod subject;
 pub mod suites;
 pub mod toolbox;

@@ -86,6 +86,9 @@ pub enum Generation {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         env_by_model: BTreeMap<String, Map<String, Value>>,
     },
+    /// Rounding noise drawn by `seed` ([`crate::perturb`]). No manifest asks for it; a study does.
+    #[serde(skip_deserializing)]
+    Perturbation { seed: u64 },
 }
 
 /// What must be seen for the scenario to count.
@@ -239,7 +242,9 @@ impl Scenario {
     pub fn artifact_class(&self) -> &str {
         match (&self.artifact_class, &self.generation) {
             (Some(class), _) => class,
-            (None, Generation::Edit { .. }) => "validation_subject_checkpoint",
+            (None, Generation::Edit { .. } | Generation::Perturbation { .. }) => {
+                "validation_subject_checkpoint"
+            }
             (None, Generation::Error { .. }) => "fault_injection_fixture",
         }
     }

@@ -15,17 +15,21 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::convert::{OverlayDraft, model_info, tensor_info};
+use crate::perturb::perturb;
 use crate::spec::ResolvedEdit;
 use crate::toolbox::{PluginIdentity, Toolbox};
 use crate::{Error, Result};
+
+/// What rounding noise is called where an edit's or fault's type stands.
+pub const PERTURBATION: &str = "rounding_noise";
 
 /// A changed model and what is known about the change.
 pub struct Subject {
     pub overlay: Overlay,
     /// `edit_metadata.json` or `error_metadata.json`.
     pub metadata: Value,
-    /// Which component made it.
-    pub plugin: PluginIdentity,
+    /// Which component made it; none where packhost did.
+    pub plugin: Option<PluginIdentity>,
     /// What the component wrote while doing so.
     pub log: Vec<LogLine>,
 }
@@ -134,7 +138,7 @@ impl<'a> PlannedEdit<'a> {
         Ok(Subject {
             overlay,
             metadata,
-            plugin: self.identity,
+            plugin: Some(self.identity),
             log,
         })
     }
@@ -281,7 +285,26 @@ pub fn inject(
     Ok(Subject {
         overlay,
         metadata: Value::Object(metadata),
-        plugin: identity,
+        plugin: Some(identity),
         log,
+    })
+}
+
+/// The baseline with rounding noise.
+///
+/// # Errors
+/// A tensor cannot be read, or the model has no matrix that noise could change.
+pub fn perturbed(base: &Arc<Checkpoint>, seed: u64) -> Result<Subject> {
+    let overlay = perturb(base, seed)?;
+    if overlay.changed().is_empty() {
+        return Err(Error::NothingChanged {
+            scenario: PERTURBATION.into(),
+        });
+    }
+    Ok(Subject {
+        overlay,
+        metadata: json!({"edit_type": PERTURBATION, "parameters": {"seed": seed}}),
+        plugin: None,
+        log: Vec::new(),
     })
 }

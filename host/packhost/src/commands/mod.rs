@@ -7,6 +7,7 @@ mod pack;
 mod plan;
 mod plugin;
 mod run;
+mod study;
 mod suite;
 
 use std::io::Write;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Plan(arguments) => plan::run(*arguments),
         Command::Edit(arguments) => edit::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Study(arguments) => study::run(arguments, cli.output.events),
         Command::Pack(command) => pack::run(command),
         Command::Plugin(command) => plugin::run(command),
         Command::Doctor(arguments) => doctor::run(&arguments),

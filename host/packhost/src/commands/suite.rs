@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::settings::{self, Layer};
 
 /// Runs of each kind where neither the suite nor a setting says.
-const DEFAULT_RUNS: (u32, u32, u32, u32) = (5, 3, 2, 1);
+pub const DEFAULT_RUNS: (u32, u32, u32, u32) = (5, 3, 2, 1);
 
 /// Profile of runs. The reference's default is dev, but at dev nothing in an honest report of a catastrophic edit fails, so
 /// a pack with scenarios that must fail cannot verify there.
@@ -257,7 +257,7 @@ fn selection(layer: &Layer, suite: &Suite) -> Result<Selection, Failure> {
     })
 }
 
-fn pack(layer: &Layer) -> Result<PackRequest, Failure> {
+pub fn pack(layer: &Layer) -> Result<PackRequest, Failure> {
     let assurance = layer.report_assurance.as_deref().unwrap_or("report");
     Ok(PackRequest {
         dir: layer.pack_dir.clone(),
@@ -297,7 +297,7 @@ fn program_digest() -> Result<String, Failure> {
 }
 
 /// Bytes of memory that are free for a run: what the system says is available, less an eighth for everything else.
-fn free_memory() -> u64 {
+pub fn free_memory() -> u64 {
     const FALLBACK: u64 = 4 << 30;
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text

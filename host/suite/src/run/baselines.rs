@@ -175,7 +175,7 @@ impl Work<'_> {
                 identity: model.identity("baseline", seed)?,
                 edit: nothing(),
                 changed: BTreeSet::new(),
-                probes: BTreeSet::new(),
+                probes: self.every_probe(),
             };
             let evaluation =
                 self.evaluator()
@@ -234,7 +234,7 @@ impl Work<'_> {
     fn edit_types(&self) -> BTreeSet<&str> {
         let of = |scenario: &'_ Scenario| match &scenario.generation {
             Generation::Edit { edit_spec, .. } => edit_spec.split(':').next().map(str::to_owned),
-            Generation::Error { .. } => None,
+            Generation::Error { .. } | Generation::Perturbation { .. } => None,
         };
         let types: BTreeSet<String> = self
             .request

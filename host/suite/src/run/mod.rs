@@ -144,6 +144,7 @@ pub fn run(
     });
     let allowed = |task: &Task| match request.mode {
         Mode::CalibrateOnly => is_calibration(&task.kind),
+        Mode::Study => !matches!(task.kind, TaskKind::Verdict | TaskKind::Pack),
         Mode::Full => task.kind != TaskKind::Pack || !work.withheld(),
     };
     let drive = Drive {

@@ -73,9 +73,16 @@ pub fn in_yaml(preset: &str) -> String {
 /// A subject's folder below `<model>/`.
 pub fn subject(model: &str, scenario: &Scenario) -> String {
     match scenario.generation {
-        Generation::Edit { .. } => format!("{model}/models/{}", scenario.id),
+        Generation::Edit { .. } | Generation::Perturbation { .. } => {
+            format!("{model}/models/{}", scenario.id)
+        }
         Generation::Error { .. } => format!("{model}/models/error_{}", scenario.id),
     }
+}
+
+/// Why a subject could not be made of this model, in a study.
+pub fn inapplicable(model: &str, scenario: &Scenario) -> String {
+    format!("{model}/subjects/{}.inapplicable.txt", scenario.id)
 }
 
 /// What the plugin said about a subject.
@@ -91,7 +98,7 @@ pub fn changes(model: &str, scenario: &Scenario) -> String {
 /// Name of that file beside a report and in a checkpoint.
 pub fn metadata_name(scenario: &Scenario) -> &'static str {
     match scenario.generation {
-        Generation::Edit { .. } => "edit_metadata.json",
+        Generation::Edit { .. } | Generation::Perturbation { .. } => "edit_metadata.json",
         Generation::Error { .. } => "error_metadata.json",
     }
 }
@@ -99,7 +106,7 @@ pub fn metadata_name(scenario: &Scenario) -> &'static str {
 /// Folder of an evaluation's report.
 pub fn report_dir(model: &str, scenario: &Scenario, run: u32) -> String {
     let lane = match scenario.generation {
-        Generation::Edit { .. } => "",
+        Generation::Edit { .. } | Generation::Perturbation { .. } => "",
         Generation::Error { .. } => "errors/",
     };
     format!("{model}/reports/{lane}{}/run_{run}", scenario.id)

@@ -37,6 +37,9 @@ pub enum Mode {
     Full,
     /// Until all presets exist. A later run in the same directory goes on.
     CalibrateOnly,
+    /// Every evaluation with every probe, but neither verdict nor pack. What a scenario cannot be applied to is noted, no
+    /// failure.
+    Study,
 }
 
 /// The pack that a run leaves.
@@ -172,6 +175,7 @@ impl RunRequest {
             "bootstrap": self.replicates(),
             "preset": self.preset.as_ref().map(|path| path.display().to_string()),
             "materialize": self.materialize,
+            "study": self.mode == Mode::Study,
             "plugins": plugins,
         })
     }
@@ -210,6 +214,7 @@ fn check_scenario(
             registry.serving(PluginKind::Injection, error_type)?;
             scenario.injection_env(&model.keys())?;
         }
+        Generation::Perturbation { .. } => {}
     }
     Ok(())
 }

@@ -10,16 +10,23 @@ use super::changes::{Changes, ProbeAbout};
 use super::driver::Done;
 use super::model::ModelState;
 use super::paths;
+use super::request::Mode;
 use super::work::Work;
 use crate::evaluate::{Evaluation, SubjectInput};
 use crate::scenarios::{Generation, Scenario};
 use crate::spec::{Resolution, resolve};
-use crate::subject::{PlannedEdit, Subject, inject};
+use crate::subject::{PERTURBATION, PlannedEdit, Subject, inject, perturbed};
 use crate::{Error, Result};
 
 impl Work<'_> {
     pub(super) fn create(&self, model: &ModelState, scenario: usize) -> Result<Done> {
-        let Some(subject) = self.make_subject(model, scenario)? else {
+        let made = match self.make_subject(model, scenario) {
+            Err(error) if self.request.mode == Mode::Study && error.is_inapplicable() => {
+                return self.inapplicable(model, scenario, &error);
+            }
+            made => made?,
+        };
+        let Some(subject) = made else {
             return Ok(Done {
                 summary: format!("{}: skipped by its tuned entry", self.scenario(scenario).id),
                 ..Done::default()
@@ -37,6 +44,19 @@ impl Work<'_> {
         self.put(&mut outputs, &path, to_pretty(&changes.json()).as_bytes())?;
         Ok(Done {
             summary: String::new(),
+            outputs,
+        })
+    }
+
+    /// Notes why a scenario cannot be applied to this model.
+    fn inapplicable(&self, model: &ModelState, scenario: usize, why: &Error) -> Result<Done> {
+        let scenario = self.scenario(scenario);
+        let path = paths::inapplicable(&model.request.folder, scenario);
+        let why = why.sentence();
+        let mut outputs = BTreeMap::new();
+        self.put(&mut outputs, &path, why.as_bytes())?;
+        Ok(Done {
+            summary: format!("{}: not applicable: {why}", scenario.id),
             outputs,
         })
     }
@@ -68,6 +88,7 @@ impl Work<'_> {
                 error_type,
                 &scenario.injection_env(&keys)?,
             )?,
+            Generation::Perturbation { seed } => perturbed(base, *seed)?,
         };
         Ok(Some(subject))
     }
@@ -104,6 +125,7 @@ impl Work<'_> {
         // After a resume the subject is made again: its creation is recorded, but memory is gone.
         let subject = match model.subject(index) {
             Some(subject) => subject,
+            None if self.is_inapplicable(model, scenario) => return Ok(Done::default()),
             None => match self.make_subject(model, index)? {
                 Some(subject) => model.keep_subject(index, subject),
                 None => return Ok(Done::default()),
@@ -122,7 +144,10 @@ impl Work<'_> {
                     .keys()
                     .cloned()
                     .collect::<BTreeSet<_>>(),
-                probes: scenario.probes(),
+                probes: match self.request.mode {
+                    Mode::Study => self.every_probe(),
+                    Mode::Full | Mode::CalibrateOnly => scenario.probes(),
+                },
             };
             self.evaluator()
                 .subject(baseline, &input, &policies, self.metric(seed))
@@ -178,6 +203,21 @@ impl Work<'_> {
             summary: summary(scenario, run, &evaluation.report),
             outputs,
         })
+    }
+}
+
+impl Work<'_> {
+    /// Every guard's probe in a study, else none: what runs of the unedited model probe.
+    pub(super) fn every_probe(&self) -> BTreeSet<String> {
+        match self.request.mode {
+            Mode::Study => paths::PROBES.map(|(guard, _)| guard.to_owned()).into(),
+            Mode::Full | Mode::CalibrateOnly => BTreeSet::new(),
+        }
+    }
+
+    fn is_inapplicable(&self, model: &ModelState, scenario: &Scenario) -> bool {
+        let path = paths::inapplicable(&model.request.folder, scenario);
+        self.request.mode == Mode::Study && self.dir.path(&path).is_file()
     }
 }
 

@@ -1,0 +1,122 @@
+//! Horizontal bars, one to a row: how large something is for each of many things.
+
+use super::{Scale, figure, label, number};
+use crate::markup::{Markup, at};
+
+/// A chart of bars.
+#[derive(Debug, Clone, Default)]
+pub struct Bars {
+    /// Above the chart.
+    pub title: String,
+    /// Whether the axis is logarithmic.
+    pub logarithmic: bool,
+    /// Top to bottom.
+    pub bars: Vec<Bar>,
+    /// Limits to draw across.
+    pub marks: Vec<Mark>,
+    /// An explanation below.
+    pub note: String,
+}
+
+/// One bar.
+#[derive(Debug, Clone, Default)]
+pub struct Bar {
+    /// In front of it.
+    pub label: String,
+    /// How long; a row without a value is shown by its `missing` word.
+    pub value: Option<f64>,
+    /// What stands where there is no value.
+    pub missing: String,
+}
+
+/// A line across all bars.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// Where.
+    pub value: f64,
+    /// What it means.
+    pub label: String,
+}
+
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 250.0;
+const RIGHT: f64 = 70.0;
+const TOP: f64 = 26.0;
+const ROW: f64 = 19.0;
+
+impl Bars {
+    pub(crate) fn render(&self, m: &mut Markup) {
+        let bottom = TOP + ROW * self.bars.len() as f64;
+        figure(m, &self.title, &self.note, (WIDTH, bottom + 30.0), |m| {
+            let values = self.bars.iter().filter_map(|bar| bar.value);
+            let values = values.chain(self.marks.iter().map(|mark| mark.value));
+            let Some(scale) = Scale::of(values, self.logarithmic) else {
+                return label(m, WIDTH / 2.0, TOP, "middle", "tick", "nothing to show");
+            };
+            let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * scale.place(value);
+            for tick in scale.ticks() {
+                let x = x(tick);
+                m.empty(
+                    "line",
+                    &[
+                        ("x1", &at(x)),
+                        ("x2", &at(x)),
+                        ("y1", &TOP),
+                        ("y2", &bottom),
+                        ("class", &"grid"),
+                    ],
+                );
+                label(m, x, bottom + 16.0, "middle", "tick", &number(tick));
+            }
+            for (index, bar) in self.bars.iter().enumerate() {
+                bar.render(m, TOP + ROW * index as f64, &x);
+            }
+            for mark in &self.marks {
+                let x = x(mark.value);
+                m.empty(
+                    "line",
+                    &[
+                        ("x1", &at(x)),
+                        ("x2", &at(x)),
+                        ("y1", &(TOP - 6.0)),
+                        ("y2", &bottom),
+                        ("class", &"limit"),
+                    ],
+                );
+                label(m, x, TOP - 10.0, "middle", "tick", &mark.label);
+            }
+        });
+    }
+}
+
+impl Bar {
+    fn render(&self, m: &mut Markup, top: f64, x: &dyn Fn(f64) -> f64) {
+        label(m, LEFT - 8.0, top + 13.0, "end", "tick", &self.label);
+        match self.value.filter(|value| value.is_finite()) {
+            Some(value) => {
+                let width = (x(value) - LEFT).max(1.5);
+                m.element(
+                    "rect",
+                    &[
+                        ("x", &LEFT),
+                        ("y", &at(top + 3.0)),
+                        ("width", &at(width)),
+                        ("height", &(ROW - 6.0)),
+                        ("rx", &2),
+                        ("class", &"bar"),
+                    ],
+                    |m| m.leaf("title", &[], &format!("{}: {value}", self.label)),
+                );
+                label(
+                    m,
+                    LEFT + width + 6.0,
+                    top + 13.0,
+                    "start",
+                    "value",
+                    &number(value),
+                );
+            }
+            None => label(m, LEFT + 6.0, top + 13.0, "start", "tick", &self.missing),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Charts as SVG: what they share is the figure around them and the scale of an axis.
+
+pub mod bars;
+pub mod lines;
+pub mod matrix;
+
+use crate::markup::Markup;
+
+/// A figure: title, the drawing of that many units (CSS pixels at full size), and an explanation below.
+fn figure(
+    m: &mut Markup,
+    title: &str,
+    note: &str,
+    size: (f64, f64),
+    draw: impl FnOnce(&mut Markup),
+) {
+    m.element("figure", &[], |m| {
+        m.leaf("figcaption", &[], title);
+        m.element("div", &[("class", &"wide"), ("tabindex", &"0")], |m| {
+            let (width, height) = size;
+            let view = format!("0 0 {width} {height}");
+            m.element(
+                "svg",
+                &[
+                    ("xmlns", &"http://www.w3.org/2000/svg"),
+                    ("viewBox", &view),
+                    ("width", &width),
+                    ("height", &height),
+                    ("role", &"img"),
+                    ("aria-label", &title),
+                ],
+                draw,
+            );
+        });
+        if !note.is_empty() {
+            m.leaf("p", &[("class", &"note")], note);
+        }
+    });
+}
+
+/// A text in a drawing. `anchor` is `start`, `middle` or `end`.
+fn label(m: &mut Markup, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
+    use crate::markup::at;
+    m.leaf(
+        "text",
+        &[
+            ("x", &at(x)),
+            ("y", &at(y)),
+            ("text-anchor", &anchor),
+            ("class", &class),
+        ],
+        text,
+    );
+}
+
+/// Where values lie on an axis: from `low` at 0 to `high` at 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scale {
+    low: f64,
+    high: f64,
+    logarithmic: bool,
+}
+
+impl Scale {
+    /// A scale that holds all `values` and ends on round numbers; a logarithmic one ignores what is not above 0. None
+    /// where nothing is left to show.
+    fn of(values: impl Iterator<Item = f64>, logarithmic: bool) -> Option<Self> {
+        let shown = values.filter(|v| v.is_finite() && (!logarithmic || *v > 0.0));
+        let (mut low, mut high) = shown
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            });
+        if low > high {
+            return None;
+        }
+        if logarithmic {
+            low = 10f64.powf(low.log10().floor());
+            high = 10f64.powf(high.log10().ceil());
+            if low == high {
+                high = low * 10.0;
+            }
+        } else {
+            low = low.min(0.0);
+            high = if high > low { high } else { low + 1.0 };
+        }
+        Some(Self {
+            low,
+            high,
+            logarithmic,
+        })
+    }
+
+    /// 0 to 1; what lies outside is drawn at the edge.
+    fn place(&self, value: f64) -> f64 {
+        let share = if self.logarithmic {
+            if value <= 0.0 {
+                return 0.0;
+            }
+            (value.log10() - self.low.log10()) / (self.high.log10() - self.low.log10())
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        share.clamp(0.0, 1.0)
+    }
+
+    /// Round values to label, at most about six.
+    fn ticks(&self) -> Vec<f64> {
+        if !self.logarithmic {
+            return (0..=4)
+                .map(|i| self.low + (self.high - self.low) * f64::from(i) / 4.0)
+                .collect();
+        }
+        let (first, last) = (
+            self.low.log10().round() as i32,
+            self.high.log10().round() as i32,
+        );
+        let step = ((last - first) / 6 + 1).max(1);
+        (first..=last)
+            .step_by(step as usize)
+            .map(|e| 10f64.powi(e))
+            .collect()
+    }
+}
+
+/// A number for people: short, and in powers of ten where that is shorter.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 {
+        "0".into()
+    } else if !(1e-3..1e5).contains(&size) {
+        format!("{value:.0e}")
+    } else if size >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        let digits = (2 - size.log10().floor() as i32).max(0) as usize;
+        let text = format!("{value:.digits$}");
+        match text.contains('.') {
+            true => text.trim_end_matches('0').trim_end_matches('.').into(),
+            false => text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_end_on_round_numbers() {
+        let scale = Scale::of([0.003, 4.0].into_iter(), true).expect("there is something");
+        assert_eq!((scale.low, scale.high), (0.001, 10.0));
+        assert_eq!(scale.ticks(), [0.001, 0.01, 0.1, 1.0, 10.0]);
+        assert!((scale.place(0.1) - 0.5).abs() < 1e-12);
+        assert_eq!((scale.place(0.0), scale.place(1e9)), (0.0, 1.0));
+        assert_eq!(Scale::of([0.0, f64::NAN].into_iter(), true), None);
+        let linear = Scale::of([0.5, 1.0].into_iter(), false).expect("there is something");
+        assert_eq!(linear.ticks(), [0.0, 0.25, 0.5, 0.75, 1.0]);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [0.0, 0.1, 0.25, 1.0, 12.34, 1234.5, 1e-6, 2e7].map(number);
+        assert_eq!(
+            shown,
+            ["0", "0.1", "0.25", "1", "12.3", "1234", "1e-6", "2e7"]
+        );
+    }
+}
