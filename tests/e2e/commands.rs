@@ -25,6 +25,8 @@ fn help() {
       plan         Show what a run would do and the memory it needs, without loading or running anything
       edit         Apply one edit to a checkpoint and write the result as a checkpoint
       evaluate     Measure any checkpoint against a baseline on the same text and let the guards judge
+      study        Study the guards on a model: what each says of each scenario, false alarms, smallest
+                   detectable strength
       pack         Make, check and look into evidence packs
       plugin       Look at plugins
       doctor       Say what this machine offers and what is missing
@@ -51,6 +53,7 @@ fn every_command_shows_an_example() {
         "plan",
         "edit",
         "evaluate",
+        "study",
         "doctor",
         "completions",
         "pack keygen",
@@ -227,7 +230,7 @@ fn plugin_inspect() {
     assert_snapshot!(bench.says("plugin inspect quant-rtm --plugins [REPO]/plugins"), @r"
     exit: 13
     ----- stderr -----
-    error: there is no plugin `quant-rtm`; there are activation-shift, collapse-faults, distribution-shift, fp8, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt, rmt-faults, spectral, spectral-faults, structural-faults, variance, variance-faults, weight-shift
+    error: there is no plugin `quant-rtm`; there are activation-shift, collapse-faults, distribution-shift, fp8, graded-faults, invariants, lowrank-svd, magnitude-prune, primary-metric, quant-rtn, rmt, rmt-faults, spectral, spectral-faults, structural-faults, variance, variance-faults, weight-shift
     ");
 }
 

@@ -22,4 +22,5 @@ mod memory;
 mod packs;
 mod replay;
 mod run;
+mod study;
 mod support;

@@ -50,6 +50,7 @@ fn request(arguments: StudyArgs, layer: &Layer, file: &StudyFile) -> Result<RunR
     let selection = Selection::from_name(&arguments.selection).ok_or(Error::SelectionName {
         name: arguments.selection,
     })?;
+    packhost_model::Checkpoint::open(&arguments.model)?;
     let id = arguments
         .model_id
         .unwrap_or_else(|| name_of(&arguments.model));

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | `relative_change` | `‖W_s − W_b‖_F / ‖W_b‖_F` | 0.25 | 1 |
 //! | `top_singular_value` | `|ln σ_s/σ_b|`, as far as it lies outside both estimates' error bounds | 0.015 | 0.1 |
-//! | `stable_rank` | `|ln r_s/r_b|` with `r = ‖W‖_F²/σ²` | 0.35 | 2.77 (a factor of 16) |
+//! | `stable_rank` | `|ln r_s/r_b|` with `r = ‖W‖_F²/σ²`, as far as it lies outside the error bounds | 0.35 | 2.77 (a factor of 16) |
 //! | `subspace_turn` | one less the overlap of the leading right subspaces | 0.25 | 0.75 |
 //! | `sparsity` | rise of the share of zeros | 0.3 | 0.9 |
 //!
@@ -66,11 +66,15 @@ const LIMITS: [(&str, Limit); 5] = [
 ];
 
 /// What the null is about, in the order of [`Change::statistics`]. Sizes enter as logarithms, which are closer to normal.
-const STATISTICS: [Statistic; 4] = [
+///
+/// The turn of the leading subspace is an effect but no statistic of the null: where two singular values lie close, rounding
+/// alone turns the subspace by anything between nothing and everything, which no five runs tell (with it, 9 of 40 fresh
+/// perturbations of the reference's model were found changed, each by it). Nothing is lost: by Wedin's theorem a
+/// subspace turns by no more than the relative change over the gap, and the relative change is tested.
+const STATISTICS: [Statistic; 3] = [
     Statistic::new("log_relative_change", Side::Upper, 1e-3),
     Statistic::new("log_top_singular_value", Side::Both, 1e-5),
     Statistic::new("log_stable_rank", Side::Both, 1e-5),
-    Statistic::new("log_subspace_turn", Side::Upper, 1e-2),
 ];
 
 struct WeightShift;

@@ -241,10 +241,10 @@ impl<'a> Models<'a> {
                 .iter()
                 .map(|(value, bound)| -log((1.0 - bound / value).max(0.0)))
                 .sum::<f64>();
-            let outside = (ratio.abs() - slack).max(0.0);
-            change.log_sigma = Some(if ratio < 0.0 { -outside } else { outside });
+            change.log_sigma = Some(beyond(ratio, slack));
             if squares.0 > 0.0 && squares.1 > 0.0 {
-                change.log_stable_rank = Some(log(squares.1 / squares.0) - 2.0 * ratio);
+                let rank = log(squares.1 / squares.0) - 2.0 * ratio;
+                change.log_stable_rank = Some(beyond(rank, 2.0 * slack));
             }
         } else if before.0 > 0.0 && now.0 == 0.0 {
             change.dead.push("whole tensor");
@@ -294,7 +294,6 @@ impl screening::Change for Change {
             Some(size(self.relative)),
             self.log_sigma,
             self.log_stable_rank,
-            self.turn.map(size),
         ]
     }
 
@@ -318,6 +317,12 @@ impl screening::Change for Change {
             "dead": self.dead,
         })
     }
+}
+
+/// The part of `value` that is surely there when it is known to `slack`.
+fn beyond(value: f64, slack: f64) -> f64 {
+    let outside = (value.abs() - slack).max(0.0);
+    if value < 0.0 { -outside } else { outside }
 }
 
 /// One unit in the last place, relative to the smallest number that has it: if no element moves by more than that,
