@@ -410,7 +410,7 @@ fn evaluation<'a>(
         .ok()?;
     let spec = match &scenario.generation {
         Generation::Edit { edit_spec, .. } => Some(edit_spec.as_str()),
-        Generation::Error { .. } => None,
+        Generation::Error { .. } | Generation::Perturbation { .. } => None,
     };
     let report = format!("{dir}/evaluation.report.json");
     let policies = presets::judging(preset, evidence.tier, evidence.profile, spec)

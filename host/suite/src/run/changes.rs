@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::paths;
 use crate::scenarios::{Generation, Scenario};
-use crate::subject::Subject;
+use crate::subject::{PERTURBATION, Subject};
 
 /// The tensors in which a subject differs from the baseline, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,7 @@ impl Changes {
                 edit_spec.as_str(),
             ),
             Generation::Error { error_type, .. } => (error_type.as_str(), error_type.as_str()),
+            Generation::Perturbation { .. } => (PERTURBATION, PERTURBATION),
         };
         let layers: BTreeSet<u32> = self.changed.iter().filter_map(|c| c.layer).collect();
         let shapes = self.changed.iter().filter_map(|c| c.shape.as_ref());

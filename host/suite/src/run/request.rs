@@ -156,7 +156,7 @@ impl RunRequest {
             Tuned::Absent | Tuned::Unusable => String::new(),
         };
         let model = |model: &ModelRequest| json!({"id": model.id, "revision": model.revision, "size": model.size});
-        json!({
+        let mut plan = json!({
             "schema": "packhost-run-plan-v1",
             "host_version": env!("CARGO_PKG_VERSION"),
             "suite": self.suite,
@@ -175,9 +175,12 @@ impl RunRequest {
             "bootstrap": self.replicates(),
             "preset": self.preset.as_ref().map(|path| path.display().to_string()),
             "materialize": self.materialize,
-            "study": self.mode == Mode::Study,
             "plugins": plugins,
-        })
+        });
+        if self.mode == Mode::Study {
+            plan["study"] = true.into();
+        }
+        plan
     }
 }
 

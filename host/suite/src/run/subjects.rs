@@ -15,7 +15,7 @@ use super::work::Work;
 use crate::evaluate::{Evaluation, SubjectInput};
 use crate::scenarios::{Generation, Scenario};
 use crate::spec::{Resolution, resolve};
-use crate::subject::{PERTURBATION, PlannedEdit, Subject, inject, perturbed};
+use crate::subject::{PlannedEdit, Subject, inject, perturbed};
 use crate::{Error, Result};
 
 impl Work<'_> {
