@@ -214,6 +214,7 @@ impl<'a> Models<'a> {
         // The reading of a NaN must not depend on which statistic it stands in.
         change.not_finite |= !relative.is_finite()
             || !sparsity.is_finite()
+            || change.turn.is_some_and(f64::is_nan)
             || change
                 .statistics()
                 .iter()
