@@ -208,8 +208,11 @@ impl<'a> Models<'a> {
             sparsity: Some(sparsity),
             ..Change::default()
         };
-        if shape.len() == 2 {
-            self.matrix(name, &mut change)?;
+        if let Some(Value::Number(squares)) = self.now.get(name, "weight.frobenius_sq") {
+            change.rescaling = rescaling(moved / norm, squares / norm);
+        }
+        if let [rows, columns] = shape {
+            self.matrix(name, (*rows, *columns), &mut change)?;
         }
         // The reading of a NaN must not depend on which statistic it stands in.
         change.not_finite |= !relative.is_finite()
@@ -223,7 +226,7 @@ impl<'a> Models<'a> {
         Ok(change)
     }
 
-    fn matrix(&self, name: &str, change: &mut Change) -> Result<()> {
+    fn matrix(&self, name: &str, (rows, columns): (f64, f64), change: &mut Change) -> Result<()> {
         let top = |model: &Model<'_>| -> Result<(f64, f64)> {
             let values = model.vector(name, "weight.singular", 2)?;
             Ok((values[0], values[values.len() - 1]))
@@ -243,6 +246,8 @@ impl<'a> Models<'a> {
                 .map(|(value, bound)| -log((1.0 - bound / value).max(0.0)))
                 .sum::<f64>();
             change.log_sigma = Some(beyond(ratio, slack));
+            let edge = 1.0 / rows.sqrt() + 1.0 / columns.sqrt();
+            change.directionless = change.relative * squares.0.sqrt() / before.0 * edge;
             if squares.0 > 0.0 && squares.1 > 0.0 {
                 let rank = log(squares.1 / squares.0) - 2.0 * ratio;
                 change.log_stable_rank = Some(beyond(rank, 2.0 * slack));
@@ -272,13 +277,24 @@ pub struct Change {
     pub relative: f64,
     /// What rounding could do at most.
     pub rounding: f64,
+    /// Logarithm of the factor by which the tensor as a whole was multiplied.
+    pub rescaling: Option<f64>,
     pub log_sigma: Option<f64>,
+    /// How far a change of this size without a direction could move `log_sigma`.
+    pub directionless: f64,
     pub log_stable_rank: Option<f64>,
     pub turn: Option<f64>,
     pub sparsity: Option<f64>,
     /// `row`, `column`: at least one lost all its values.
     pub dead: Vec<&'static str>,
     pub not_finite: bool,
+}
+
+impl Change {
+    /// How far the largest singular value moved beyond what a change without a direction could do.
+    pub fn spike(&self) -> Option<f64> {
+        Some(beyond(self.log_sigma?.abs(), self.directionless))
+    }
 }
 
 impl screening::Change for Change {
@@ -311,7 +327,9 @@ impl screening::Change for Change {
         let optional = |value: Option<f64>| value.map_or(Json::Null, number);
         json!({
             "relative_change": number(self.relative),
+            "log_rescaling": optional(self.rescaling),
             "log_top_singular_value": optional(self.log_sigma),
+            "log_top_singular_value_without_direction": number(self.directionless),
             "log_stable_rank": optional(self.log_stable_rank),
             "subspace_turn": optional(self.turn),
             "sparsity_rise": optional(self.sparsity),
@@ -337,6 +355,23 @@ fn rounding(dtype: &str) -> f64 {
         "F8_E4M3" => 2.0_f64.powi(-3),
         "F8_E5M2" => 2.0_f64.powi(-2),
         _ => 0.0,
+    }
+}
+
+/// Logarithm of the factor that a change holds for the tensor as a whole, from the squared norms of the change and of the
+/// changed tensor over that of the original; 0 where noise or leaving values out explains it. See the module's text.
+/// None where the original is 0 or a norm is no number.
+fn rescaling(moved: f64, now: f64) -> Option<f64> {
+    if !(moved.is_finite() && now.is_finite()) {
+        return None;
+    }
+    let along = (now - 1.0 - moved) / 2.0;
+    if along > 0.0 {
+        Some(log(1.0 + along))
+    } else if along < -moved && moved < 1.0 {
+        Some(log((1.0 + along).max(0.0) / (1.0 - moved)))
+    } else {
+        Some(0.0)
     }
 }
 

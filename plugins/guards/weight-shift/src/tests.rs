@@ -187,6 +187,9 @@ fn what_lies_within_the_error_bounds_is_not_there() {
     let model = model(3);
     let mut subject = scaled(&model, 1, 1.12);
     let tensor = subject.get_mut(&name(1)).unwrap();
+    // Only the largest singular value moved, and the norm of the change is the least that it can be.
+    tensor.squares = 40.0;
+    tensor.shift = Some([(0.12 * 2.1_f64).powi(2), 40.0]);
     tensor.bound = 0.2 * tensor.sigma;
     let verdict = judge(&Policy::default(), &model, &subject);
     assert_eq!(
@@ -202,6 +205,88 @@ fn what_lies_within_the_error_bounds_is_not_there() {
         .as_f64()
         .unwrap();
     assert!((log - f64::ln(1.12) / 2.0).abs() < 1e-6, "{log}");
+}
+
+/// Rows of a matrix and of what an edit makes of it, the largest singular value left alone.
+fn edited(seed: u64, edit: impl Fn(f64, &mut Pcg64) -> f64) -> (Model, Model) {
+    let mut rng = Pcg64::new(seed);
+    let before = model(1);
+    let values: Vec<f64> = (0..2048)
+        .map(|_| normal::quantile(rng.uniform().max(1e-300)))
+        .collect();
+    let after: Vec<f64> = values.iter().map(|v| edit(*v, &mut rng)).collect();
+    let squares = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>();
+    let moved: Vec<f64> = values.iter().zip(&after).map(|(a, b)| a - b).collect();
+    let with = |squares: f64, shift| {
+        let mut model = before.clone();
+        let tensor = model.get_mut(&name(0)).unwrap();
+        (tensor.squares, tensor.shift) = (squares, shift);
+        model
+    };
+    let shift = [squares(&moved), squares(&values)];
+    (
+        with(squares(&values), None),
+        with(squares(&after), Some(shift)),
+    )
+}
+
+#[test]
+fn rescaling_is_told_from_noise_rounding_and_leaving_out() {
+    let gauss = |rng: &mut Pcg64| normal::quantile(rng.uniform().max(1e-300));
+    let log = |edit: &dyn Fn(f64, &mut Pcg64) -> f64| {
+        let (before, after) = edited(5, edit);
+        let verdict = judge(&Policy::default(), &before, &after);
+        verdict.details["most_changed"][0]["log_rescaling"]
+            .as_f64()
+            .unwrap()
+    };
+    // Without a factor: noise, rounding to quarters, the smaller half left out.
+    for edit in [
+        &|v: f64, rng: &mut Pcg64| v + 0.1 * gauss(rng),
+        &|v: f64, _: &mut Pcg64| (v * 4.0).round() / 4.0,
+        &|v: f64, _: &mut Pcg64| if v.abs() < 0.67 { 0.0 } else { v },
+    ] as [&dyn Fn(f64, &mut Pcg64) -> f64; 3]
+    {
+        assert!(log(edit).abs() < 0.006, "{}", log(edit));
+    }
+    // With one, alone and under noise; what is left out hides as much of a shrinking as its own share of the norm.
+    for factor in [1.5, 1.12, 1.02, 0.98, 0.9, 0.5] {
+        let alone = log(&|v, _| v * factor);
+        let size = (factor - 1.0_f64).abs().ln_1p();
+        assert!((alone.abs() - size).abs() < 1e-9, "{factor}: {alone}");
+        assert_eq!(alone > 0.0, factor > 1.0);
+        let noisy = log(&|v, rng| factor * v + 0.05 * gauss(rng));
+        assert!((noisy - alone).abs() < 0.007, "{factor}: {noisy}");
+    }
+    assert_eq!(log(&|_, _| 0.0), 0.0, "nothing is left: other effects tell");
+    assert_eq!(
+        log(&|v, _| -v),
+        0.0,
+        "moved by twice its norm: other effects tell"
+    );
+}
+
+#[test]
+fn a_spike_is_told_from_noise_of_the_same_size() {
+    let model = model(2);
+    let moved = |relative: f64| {
+        let mut subject = model.clone();
+        let tensor = subject.get_mut(&name(0)).unwrap();
+        tensor.sigma *= f64::exp(0.03);
+        tensor.shift = Some([relative * relative * tensor.squares, tensor.squares]);
+        judge(&Policy::default(), &model, &subject)
+    };
+    // A rank-one change that moves the largest singular value of 2 by 0.03 of it has 0.0096 of the norm.
+    let spike = moved(0.0096);
+    assert_eq!(codes(&spike)[0], ("marked", name(0).as_str()));
+    assert!(spike.findings[0].message.starts_with("top_singular_value"));
+    // Noise that may move it as far by chance has more: 0.06 · √(40/4) · (1/8 + 1/√32) = 0.057.
+    let noise = moved(0.06);
+    assert_eq!(noise.status, Status::Pass);
+    let row = &noise.details["most_changed"][0];
+    let allowed = row["log_top_singular_value_without_direction"].as_f64();
+    assert!((allowed.unwrap() - 0.0573).abs() < 1e-4, "{allowed:?}");
+    assert!((row["log_top_singular_value"].as_f64().unwrap() - 0.03).abs() < 1e-6);
 }
 
 #[test]
