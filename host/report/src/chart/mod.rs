@@ -143,6 +143,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "a test may panic")]
     use super::*;
 
     #[test]

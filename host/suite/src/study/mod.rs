@@ -3,8 +3,8 @@
 //!
 //! A study *is* a run ([`crate::run`], mode study): the same components, calibration, presets and evaluator, the baseline
 //! resident, with every probe on every subject and without verdict and pack. Its scenarios come from a study file
-//! ([`file`]). Afterwards the reports in the run directory are read ([`observe`]), summed up ([`summary`]) and shown as JSON,
-//! as text ([`text`]) and as a page ([`page`]).
+//! ([`mod@file`]). Afterwards the reports in the run directory are read (`observe`), summed up (`summary`) and shown as JSON,
+//! as text (`text`) and as a page (`page`).
 //!
 //! ```text
 //! <out>/study.json   canonical, without times and paths

@@ -8,7 +8,7 @@ use serde_json::Number;
 
 use super::file::Part;
 use super::observe::{Answer, Judgement, Level, Observed};
-use super::summary::{HARMLESS, LadderResult, Rate};
+use super::summary::{HARMLESS, LadderResult, Rate, Smallest};
 use super::text::{letter, levels, name, number, part_title};
 use super::{Study, is_parity};
 
@@ -287,12 +287,15 @@ fn strength(study: &Study) -> Vec<Block> {
     ]
 }
 
+/// A level of a guard's answer, and where the weakest strength that reaches it stands.
+type OfLevel = (&'static str, fn(&Smallest) -> Option<&Number>);
+
 fn smallest(study: &Study) -> Block {
     let mut columns = vec![words("change"), words("at least")];
     columns.extend(study.guards.iter().map(|guard| figures(guard)));
     let shown = |number: Option<&Number>| number.map_or("-".to_owned(), Number::to_string);
     let rows = study.ladders.iter().flat_map(|ladder| {
-        let levels: [(&str, fn(&super::summary::Smallest) -> Option<&Number>); 3] = [
+        let levels: [OfLevel; 3] = [
             ("changed", |s| s.changed.as_ref()),
             ("marked", |s| s.marked.as_ref()),
             ("damaged", |s| s.damaged.as_ref()),
