@@ -91,169 +91,137 @@ mod native {
         }
     }
 
-    /// As [`multiply`], of two split factors: six of the nine products of parts, those above the last place of a product.
-    ///
-    /// # Safety
-    /// As for [`multiply`], but `b` must address six tiles per step too.
-    pub unsafe fn multiply_split(
-        a: *const super::Tile,
-        b: *const super::Tile,
-        steps: usize,
-        to: *mut f32,
-        stride: usize,
-        add: bool,
-    ) {
-        // SAFETY: the caller's promise: all addresses are inside what the arguments describe.
-        unsafe {
-            asm!(
-                "test {add}, {add}",
-                "jz 3f",
-                "tileloadd tmm0, [{upper} + {stride}]",
-                "tileloadd tmm1, [{upper} + {stride} + 64]",
-                "tileloadd tmm2, [{lower} + {stride}]",
-                "tileloadd tmm3, [{lower} + {stride} + 64]",
-                "jmp 2f",
-                "3:",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                // First parts of the rows with all parts of the columns.
-                "tileloadd tmm4, [{b} + {row}]",
-                "tileloadd tmm6, [{a} + {row}]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tileloadd tmm5, [{b} + {row} + 1024]",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 1024]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm4, [{b} + {row} + 2048]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tileloadd tmm5, [{b} + {row} + 3072]",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm4, [{b} + {row} + 4096]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tileloadd tmm5, [{b} + {row} + 5120]",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                // Second parts with the first two, third parts with the first.
-                "tileloadd tmm4, [{b} + {row} + 2048]",
-                "tileloadd tmm6, [{a} + {row} + 2048]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tileloadd tmm5, [{b} + {row} + 3072]",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 3072]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm4, [{b} + {row}]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tileloadd tmm5, [{b} + {row} + 1024]",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm6, [{a} + {row} + 4096]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 5120]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{upper} + {stride}], tmm0",
-                "tilestored [{upper} + {stride} + 64], tmm1",
-                "tilestored [{lower} + {stride}], tmm2",
-                "tilestored [{lower} + {stride} + 64], tmm3",
-                add = in(reg) u64::from(add),
-                upper = in(reg) to,
-                lower = in(reg) to.add(16 * stride),
-                stride = in(reg) stride * 4,
-                row = in(reg) 64usize,
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                steps = inout(reg) steps => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
+    /// A product over steps: sums in four tiles, the instructions of one step, and the bytes that a step takes of each factor.
+    macro_rules! product {
+        ($(#[$doc:meta])* $name:ident, a: $a_bytes:literal, b: $b_bytes:literal, $($step:literal)*) => {
+            $(#[$doc])*
+            pub unsafe fn $name(
+                a: *const super::Tile,
+                b: *const super::Tile,
+                steps: usize,
+                to: *mut f32,
+                stride: usize,
+                add: bool,
+            ) {
+                // SAFETY: the caller's promise: all addresses are inside what the arguments describe.
+                unsafe {
+                    asm!(
+                        "test {add}, {add}",
+                        "jz 3f",
+                        "tileloadd tmm0, [{upper} + {stride}]",
+                        "tileloadd tmm1, [{upper} + {stride} + 64]",
+                        "tileloadd tmm2, [{lower} + {stride}]",
+                        "tileloadd tmm3, [{lower} + {stride} + 64]",
+                        "jmp 2f",
+                        "3:",
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3",
+                        "2:",
+                        $($step,)*
+                        concat!("add {a}, ", $a_bytes),
+                        concat!("add {b}, ", $b_bytes),
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilestored [{upper} + {stride}], tmm0",
+                        "tilestored [{upper} + {stride} + 64], tmm1",
+                        "tilestored [{lower} + {stride}], tmm2",
+                        "tilestored [{lower} + {stride} + 64], tmm3",
+                        add = in(reg) u64::from(add),
+                        upper = in(reg) to,
+                        lower = in(reg) to.add(16 * stride),
+                        stride = in(reg) stride * 4,
+                        row = in(reg) 64usize,
+                        a = inout(reg) a => _,
+                        b = inout(reg) b => _,
+                        steps = inout(reg) steps => _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        };
     }
 
-    /// 32 rows of 32 numbers at `to`, `stride` numbers apart: the product of the packed rows `a` and columns `b`, and, when
-    /// `add`, what was there before.
-    ///
-    /// # Safety
-    /// Tiles must be configured. `a` must address six tiles per step, `b` two, `steps` of them, at least one.
-    pub unsafe fn multiply(
-        a: *const super::Tile,
-        b: *const super::Tile,
-        steps: usize,
-        to: *mut f32,
-        stride: usize,
-        add: bool,
-    ) {
-        // SAFETY: the caller's promise: all addresses are inside what the arguments describe.
-        unsafe {
-            asm!(
-                "test {add}, {add}",
-                "jz 3f",
-                "tileloadd tmm0, [{upper} + {stride}]",
-                "tileloadd tmm1, [{upper} + {stride} + 64]",
-                "tileloadd tmm2, [{lower} + {stride}]",
-                "tileloadd tmm3, [{lower} + {stride} + 64]",
-                "jmp 2f",
-                "3:",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{b} + {row}]",
-                "tileloadd tmm5, [{b} + {row} + 1024]",
-                "tileloadd tmm6, [{a} + {row}]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 1024]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm6, [{a} + {row} + 2048]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 3072]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "tileloadd tmm6, [{a} + {row} + 4096]",
-                "tdpbf16ps tmm0, tmm6, tmm4",
-                "tdpbf16ps tmm1, tmm6, tmm5",
-                "tileloadd tmm7, [{a} + {row} + 5120]",
-                "tdpbf16ps tmm2, tmm7, tmm4",
-                "tdpbf16ps tmm3, tmm7, tmm5",
-                "add {a}, 6144",
-                "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{upper} + {stride}], tmm0",
-                "tilestored [{upper} + {stride} + 64], tmm1",
-                "tilestored [{lower} + {stride}], tmm2",
-                "tilestored [{lower} + {stride} + 64], tmm3",
-                add = in(reg) u64::from(add),
-                upper = in(reg) to,
-                lower = in(reg) to.add(16 * stride),
-                stride = in(reg) stride * 4,
-                row = in(reg) 64usize,
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                steps = inout(reg) steps => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
+    product! {
+        /// 32 rows of 32 numbers at `to`, `stride` numbers apart: the product of the packed rows `a` and columns `b`, and, when
+        /// `add`, what was there before.
+        ///
+        /// # Safety
+        /// Tiles must be configured. `a` must address six tiles per step, `b` two, `steps` of them, at least one.
+        multiply, a: 6144, b: 2048,
+        "tileloadd tmm4, [{b} + {row}]"
+        "tileloadd tmm5, [{b} + {row} + 1024]"
+        "tileloadd tmm6, [{a} + {row}]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 1024]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm6, [{a} + {row} + 2048]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 3072]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm6, [{a} + {row} + 4096]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 5120]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+    }
+
+    product! {
+        /// As [`multiply`], of two split factors: six of the nine products of parts, those above the last place of a product.
+        ///
+        /// # Safety
+        /// As for [`multiply`], but `b` must address six tiles per step too.
+        multiply_split, a: 6144, b: 6144,
+        // First parts of the rows with all parts of the columns.
+        "tileloadd tmm4, [{b} + {row}]"
+        "tileloadd tmm6, [{a} + {row}]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tileloadd tmm5, [{b} + {row} + 1024]"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 1024]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm4, [{b} + {row} + 2048]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tileloadd tmm5, [{b} + {row} + 3072]"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm4, [{b} + {row} + 4096]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tileloadd tmm5, [{b} + {row} + 5120]"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        // Second parts with the first two, third parts with the first.
+        "tileloadd tmm4, [{b} + {row} + 2048]"
+        "tileloadd tmm6, [{a} + {row} + 2048]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tileloadd tmm5, [{b} + {row} + 3072]"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 3072]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm4, [{b} + {row}]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tileloadd tmm5, [{b} + {row} + 1024]"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
+        "tileloadd tmm6, [{a} + {row} + 4096]"
+        "tdpbf16ps tmm0, tmm6, tmm4"
+        "tdpbf16ps tmm1, tmm6, tmm5"
+        "tileloadd tmm7, [{a} + {row} + 5120]"
+        "tdpbf16ps tmm2, tmm7, tmm4"
+        "tdpbf16ps tmm3, tmm7, tmm5"
     }
 }
 
