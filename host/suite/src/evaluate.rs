@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
 use packhost_measure::dataset::Dataset;
-use packhost_measure::report::{
-    self, EditIdentity, Judged, ModelIdentity, ReportInputs, StructuralFailure,
-};
+use packhost_measure::report::{EditIdentity, Judged, ModelIdentity, ReportInputs};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};
 use packhost_measure::windows::Windows;
@@ -18,10 +16,13 @@ use packhost_model::Weights;
 use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
 use serde_json::Value;
 
-use crate::Result;
 use crate::convert::model_info;
 use crate::guards::{Guards, Measurements, Plan};
 use crate::toolbox::Toolbox;
+use crate::{Result, judging};
+
+/// One minus the level of the metric's intervals.
+pub const ALPHA: f64 = 0.05;
 
 /// What every evaluation of a run shares.
 pub struct Evaluator<'a> {
@@ -160,14 +161,9 @@ impl Evaluator<'_> {
             metric: &metric,
             probes: &subject.probes,
         };
-        let probed = self.guards.plan_probes(&plan, &model_info(subject.base))?;
-        let mut requests = baseline.requests.clone();
-        let is_new = |request: &Request| !baseline.requests.contains(request);
-        let probed: Vec<Request> = probed.into_iter().filter(is_new).collect();
-        requests.extend(probed.iter().cloned());
-        requests.sort();
-        requests.dedup();
-        let measured = self.against(baseline, subject, &requests)?;
+        let network = model_info(subject.base);
+        let wanted = judging::wanted(self.guards, &plan, &network, &baseline.requests)?;
+        let measured = self.against(baseline, subject, &wanted.all)?;
         let failure = measured.structural_failure;
         let mut known = Known {
             evaluator: self,
@@ -177,17 +173,10 @@ impl Evaluator<'_> {
             rounds: Table::new(),
         };
         if failure.is_none() {
-            known.measure_baseline(&probed)?;
+            known.measure_baseline(&wanted.of_probes)?;
         }
-        // Of a subject that cannot be run there are no predictions, so guards that look at them have nothing to judge.
-        let may_judge = |guard: &str| {
-            let needs =
-                |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
-            failure.is_none() || !requests.iter().any(needs)
-        };
-        let judged = self
-            .guards
-            .judge(&plan, &requests, &may_judge, &mut known)?;
+        let failure = failure.as_deref();
+        let judged = judging::verdicts(self.guards, &plan, &wanted.all, failure, &mut known)?;
         let Known { tables, rounds, .. } = known;
         let inputs = ReportInputs {
             timestamp: self.timestamp,
@@ -205,22 +194,8 @@ impl Evaluator<'_> {
             metric,
             guards: &judged,
         };
-        let report = match &failure {
-            None => report::build(&inputs)?,
-            Some(message) => report::structural_failure(
-                &inputs,
-                &StructuralFailure {
-                    kind: &subject.edit.name,
-                    message,
-                },
-            ),
-        };
-        let answer = |judged: &Judged| {
-            let probe = &judged.details["probe"];
-            (subject.probes.contains(&judged.id) && probe.is_object())
-                .then(|| (judged.id.clone(), probe.clone()))
-        };
-        let probes = judged.iter().filter_map(answer).collect();
+        let report = judging::report(&inputs, failure)?;
+        let probes = judging::probe_answers(&judged, &subject.probes);
         Ok(Evaluation {
             report,
             table: tables.1,

@@ -20,6 +20,7 @@ pub mod events;
 pub mod graph;
 pub mod guards;
 pub mod journal;
+mod judging;
 pub mod perturb;
 mod presets;
 pub mod replay;

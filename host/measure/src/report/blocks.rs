@@ -92,7 +92,7 @@ pub(super) fn confidence(metric: &Value) -> Value {
 }
 
 pub(super) fn context(inputs: &ReportInputs<'_>) -> Value {
-    let policy = inputs.policies.for_guard("primary-metric", &inputs.metric);
+    let policy = inputs.policies.for_guard(super::METRIC, &inputs.metric);
     let range = policy.get("acceptance_range").cloned();
     json!({
         "assurance": {"mode": "off"},

@@ -288,7 +288,7 @@ pub(super) fn stable(inputs: &ReportInputs<'_>, guard: &str) -> bool {
 /// A guard in our own words, an entry of `packhost.guards`: who judged, by which policy, what it asked for and found.
 #[must_use]
 pub fn own(judged: &Judged) -> Value {
-    let parity = CHAIN.contains(&judged.id.as_str()) || judged.id == "primary-metric";
+    let parity = super::is_parity(&judged.id);
     let shown = |(key, _): &(&String, &Value)| !parity || OWN.contains(&key.as_str());
     let details: Map<String, Value> = judged
         .details

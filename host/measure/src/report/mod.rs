@@ -157,9 +157,18 @@ const OPTIONAL_GUARDS: [&str; 3] = ["spectral", "rmt", "variance"];
 /// The guards of the reference's chain. Guards of our own stand under `packhost` only and gate none of its flags.
 const CHAIN: [&str; 4] = ["invariants", "spectral", "rmt", "variance"];
 
+/// The guard without which there is no report.
+const METRIC: &str = "primary-metric";
+
+/// Whether a guard is the reference's; every other one is our own.
+#[must_use]
+pub fn is_parity(guard: &str) -> bool {
+    CHAIN.contains(&guard) || guard == METRIC
+}
+
 /// Put a report together. Fails when the guard `primary-metric` did not judge: without it use [`structural_failure`].
 pub fn build(inputs: &ReportInputs<'_>) -> Result<Value> {
-    let metric = inputs.judged("primary-metric").ok_or_else(|| {
+    let metric = inputs.judged(METRIC).ok_or_else(|| {
         Error::Report("the guard primary-metric did not judge, so there is no metric".into())
     })?;
     let metric = &metric.details;

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use packhost_measure::Request;
 use packhost_measure::dataset::DatasetIdentity;
-use packhost_measure::report::{self, EditIdentity, Judged, ReportInputs, StructuralFailure};
+use packhost_measure::report::{EditIdentity, Judged, ReportInputs};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::Policies;
 use packhost_measure::windows::{Reduction, Window, WindowPlan, Windows};
-use packhost_measure::{Request, needs_predictions};
 use packhost_pack::canonical::to_pretty;
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use super::evidence::{Evidence, ModelFacts};
 use super::stored::Tables;
 use crate::guards::Plan;
 use crate::run::record::ENGINE;
+use crate::{Result, judging};
 
 /// An evaluation to derive.
 pub struct Evaluation<'a> {
@@ -78,30 +79,25 @@ impl Evaluation<'_> {
         let failure = stated["packhost"]["structural_failure"].as_str();
         let derived = self.judge(&subject, &rounds, failure, stated);
         let (report, judged) = derived
-            .map_err(|why| findings.fail("replay.guard", &self.report, why))
+            .map_err(|error| findings.fail("replay.guard", &self.report, error.sentence()))
             .ok()?;
         let bytes = to_pretty(&report).into_bytes();
         findings.file(files, &check, &self.report, &bytes);
-        let answer = |judged: &Judged| {
-            let probe = &judged.details["probe"];
-            (self.probes.contains(&judged.id) && probe.is_object())
-                .then(|| (judged.id.clone(), probe.clone()))
-        };
         Some(Evaluated {
-            probes: judged.iter().filter_map(answer).collect(),
+            probes: judging::probe_answers(&judged, &self.probes),
             judgements: judged.len(),
             report,
         })
     }
 
-    /// Lets the guards judge the tables. In words why that is not possible.
+    /// Lets the guards judge the tables.
     fn judge(
         &self,
         subject: &Table,
         rounds: &Table,
         failure: Option<&str>,
         stated: &Value,
-    ) -> Result<(Value, Vec<Judged>), String> {
+    ) -> Result<(Value, Vec<Judged>)> {
         let evidence = self.evidence;
         let metric = evidence.metric(self.seed);
         let plan = Plan {
@@ -109,28 +105,16 @@ impl Evaluation<'_> {
             metric: &metric,
             probes: &self.probes,
         };
-        let mut requests = self.requests.to_vec();
-        let probed = evidence
-            .guards
-            .plan_probes(&plan, &self.model.facts.network);
-        requests.extend(probed.map_err(|error| error.sentence())?);
-        requests.sort();
-        requests.dedup();
-        let may_judge = |guard: &str| {
-            let needs =
-                |request: &Request| request.guard == guard && needs_predictions(&request.quantity);
-            failure.is_none() || !requests.iter().any(needs)
-        };
+        let network = &self.model.facts.network;
+        let wanted = judging::wanted(&evidence.guards, &plan, network, self.requests)?.all;
         let mut both = self.baseline.clone();
         both.copy_from(rounds, |_, _| true);
         let mut tables = Tables {
             baseline: both,
             subject: subject.clone(),
         };
-        let mut judged = evidence
-            .guards
-            .judge(&plan, &requests, &may_judge, &mut tables)
-            .map_err(|error| error.sentence())?;
+        let guards = &evidence.guards;
+        let mut judged = judging::verdicts(guards, &plan, &wanted, failure, &mut tables)?;
         if evidence.record.engine != ENGINE {
             // Another engine may count otherwise; what the guard answered is compared all the same.
             for (position, judged) in judged.iter_mut().enumerate() {
@@ -159,16 +143,7 @@ impl Evaluation<'_> {
             metric,
             guards: &judged,
         };
-        let report = match failure {
-            None => report::build(&inputs).map_err(|error| error.to_string())?,
-            Some(message) => report::structural_failure(
-                &inputs,
-                &StructuralFailure {
-                    kind: &self.edit.name,
-                    message,
-                },
-            ),
-        };
+        let report = judging::report(&inputs, failure)?;
         Ok((report, judged))
     }
 }
@@ -200,13 +175,13 @@ pub fn check(pointer: &str) -> &'static str {
 ///
 /// # Errors
 /// In words: what the report lacks.
-pub fn windows(report: &Value, plan: WindowPlan) -> Result<Windows, String> {
+pub fn windows(report: &Value, plan: WindowPlan) -> std::result::Result<Windows, String> {
     let ours = &report["packhost"]["windows"];
     let count = |value: &Value, what: &str| {
         let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
         count.ok_or_else(|| format!("its windows have no number `{what}`"))
     };
-    let arm = |name: &str| -> Result<Vec<Window>, String> {
+    let arm = |name: &str| -> std::result::Result<Vec<Window>, String> {
         let listed = &report["evaluation_windows"][name];
         let list = |value: &Value, what: &str| {
             let list = value.as_array().cloned();
@@ -235,7 +210,7 @@ pub fn windows(report: &Value, plan: WindowPlan) -> Result<Windows, String> {
                     tokens: tokens
                         .iter()
                         .map(|token| narrow(token).ok_or_else(|| format!("{token} is no token")))
-                        .collect::<Result<_, _>>()?,
+                        .collect::<std::result::Result<_, String>>()?,
                 })
             })
             .collect()
@@ -254,7 +229,7 @@ pub fn windows(report: &Value, plan: WindowPlan) -> Result<Windows, String> {
                     per_arm: count(&step["per_arm"], "per_arm")?,
                 })
             })
-            .collect::<Result<_, String>>()?,
+            .collect::<std::result::Result<_, String>>()?,
         // Only measuring pads.
         pad: 0,
     })

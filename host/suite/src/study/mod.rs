@@ -34,15 +34,6 @@ use crate::suites::EvaluationSize;
 use crate::toolbox::Toolbox;
 use crate::{Error, Result};
 
-/// Guards of the reference, in order. Every other guard counts as ours.
-pub const PARITY: [&str; 5] = [
-    "invariants",
-    "spectral",
-    "rmt",
-    "variance",
-    "primary-metric",
-];
-
 /// What a study found: `study.json`.
 #[derive(Debug, Serialize)]
 pub struct Study {
@@ -167,9 +158,4 @@ fn collect(file: &StudyFile, request: &RunRequest, toolbox: &Toolbox) -> Result<
 fn strongest<'a>(run: &observe::Judgement, guards: impl Iterator<Item = &'a String>) -> Level {
     let levels = guards.filter_map(|guard| run.guards.get(guard)?.level);
     levels.max().unwrap_or_default()
-}
-
-/// Whether a guard is the reference's.
-fn is_parity(guard: &str) -> bool {
-    PARITY.contains(&guard)
 }

@@ -4,6 +4,7 @@
 //! no-op shows is the model's own and says nothing about the change. That is the reference's movement rule, applied to
 //! every guard alike, and to the two probes. What the reference's flags say without that rule is kept beside it.
 
+use packhost_measure::report::is_parity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -12,7 +13,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::file::{Part, Place, StudyFile};
-use super::is_parity;
 use crate::run::{RunRequest, paths};
 use crate::rundir::read_named;
 use crate::scenarios::{Generation, Scenario};

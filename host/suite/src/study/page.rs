@@ -1,16 +1,17 @@
 //! A study as a page.
 
+use packhost_measure::report::is_parity;
 use packhost_report::{
     Align, Bar, Bars, Block, Cell, Column, Group, Lines, Mark, Matrix, Page, Row, Section, Series,
     Table, Tone,
 };
 use serde_json::Number;
 
+use super::Study;
 use super::file::Part;
 use super::observe::{Answer, Judgement, Level, Observed};
 use super::summary::{HARMLESS, LadderResult, Rate, Smallest};
 use super::text::{letter, levels, name, number, part_title};
-use super::{Study, is_parity};
 
 /// The page.
 pub fn page(study: &Study) -> Page {

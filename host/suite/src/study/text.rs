@@ -1,11 +1,12 @@
 //! A study as tables of plain text.
 
+use packhost_measure::report::is_parity;
 use std::fmt::Write as _;
 
 use super::file::Part;
 use super::observe::{Answer, Judgement, Level, Observed};
 use super::summary::HARMLESS;
-use super::{Study, is_parity, strongest};
+use super::{Study, strongest};
 
 /// A letter for an answer.
 pub fn letter(answer: Option<&Answer>) -> &'static str {
