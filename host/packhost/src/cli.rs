@@ -246,23 +246,20 @@ pub enum Link {
     Symlink,
 }
 
+/// The text that models are measured on.
 #[derive(Debug, Args)]
-pub struct EvaluateArgs {
-    /// Folder of the baseline checkpoint
-    #[arg(long, value_name = "DIR")]
-    pub baseline: PathBuf,
-    /// Folder of the subject checkpoint
-    #[arg(long, value_name = "DIR")]
-    pub subject: PathBuf,
+pub struct TextArgs {
     /// Text: a JSON-lines file (.jsonl) or plain text
     #[arg(long, value_name = "FILE")]
     pub dataset: PathBuf,
     /// Field of a JSON line that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     pub text_field: String,
-    /// Folder for evaluation.report.json and its sidecars; created if it is absent
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+}
+
+/// How much of it.
+#[derive(Debug, Args)]
+pub struct WindowArgs {
     /// Preview windows
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub preview: usize,
@@ -272,6 +269,23 @@ pub struct EvaluateArgs {
     /// Tokens per window at most
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub seq_len: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Folder of the baseline checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub baseline: PathBuf,
+    /// Folder of the subject checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub subject: PathBuf,
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Folder for evaluation.report.json and its sidecars; created if it is absent
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub windows: WindowArgs,
     /// Seed of the window draw and the bootstrap
     #[arg(long, value_name = "S", default_value_t = 42)]
     pub seed: u64,
@@ -299,12 +313,8 @@ pub struct StudyArgs {
     /// Name of the model in the results [default: the folder's name]
     #[arg(long, value_name = "ID")]
     pub model_id: Option<String>,
-    /// Text: a JSON-lines file (.jsonl) or plain text
-    #[arg(long, value_name = "FILE")]
-    pub dataset: PathBuf,
-    /// Field of a JSON line that holds the text
-    #[arg(long, value_name = "NAME", default_value = "text")]
-    pub text_field: String,
+    #[command(flatten)]
+    pub text: TextArgs,
     /// Folder for study.json, index.html and the run that they come from; it must be absent or empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -314,15 +324,8 @@ pub struct StudyArgs {
     /// Guards that judge; primary-metric always does [default: every installed one]
     #[arg(long, value_name = "ID,...", value_delimiter = ',')]
     pub guards: Option<Vec<String>>,
-    /// Preview windows
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub preview: usize,
-    /// Final windows
-    #[arg(long = "final", value_name = "N", default_value_t = 32)]
-    pub final_windows: usize,
-    /// Tokens per window at most
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub seq_len: usize,
+    #[command(flatten)]
+    pub windows: WindowArgs,
     /// Seed of the first run; run r uses seed + r - 1
     #[arg(long, value_name = "S", default_value_t = 42)]
     pub seed: u64,

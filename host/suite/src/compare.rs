@@ -7,16 +7,16 @@ use std::sync::atomic::AtomicBool;
 
 use packhost_measure::report::{EditIdentity, ModelIdentity, run_id};
 use packhost_measure::tiers::{MetricOptions, Policies, PolicyInputs, Profile, Tier};
-use packhost_measure::windows::{Selection, WindowPlan, select};
+use packhost_measure::windows::{Selection, select};
 use packhost_model::{Checkpoint, TensorMeta, Tokenizer, Weights};
 use packhost_pack::canonical::to_pretty;
 use serde_json::Value;
 
 use crate::convert::model_info;
-use crate::evaluate::{Evaluator, MeasuredBaseline, SubjectInput};
+use crate::evaluate::{ALPHA, Evaluator, MeasuredBaseline, SubjectInput};
 use crate::guards::Guards;
 use crate::rundir::write_whole;
-use crate::suites::Dataset;
+use crate::suites::{Dataset, EvaluationSize};
 use crate::toolbox::Toolbox;
 use crate::{Error, Result, presets};
 
@@ -28,12 +28,10 @@ pub struct CompareRequest {
     pub dataset: Dataset,
     /// Folder for the report and the tables.
     pub out: PathBuf,
-    pub preview: usize,
-    pub final_windows: usize,
-    pub seq_len: usize,
+    pub size: EvaluationSize,
     pub seed: u64,
-    /// Name of the window selection.
-    pub selection: String,
+    /// Name of the window selection; none means the data set's usual one.
+    pub selection: Option<String>,
     /// Name of the tier.
     pub tier: String,
     pub preset: Option<PathBuf>,
@@ -43,6 +41,38 @@ pub struct CompareRequest {
     pub replicates: usize,
     /// Guards whose probe is run as well; the answers stand in the report.
     pub probes: BTreeSet<String>,
+}
+
+impl CompareRequest {
+    /// With the settings that `evaluate` has by itself.
+    #[must_use]
+    pub fn new(baseline: PathBuf, subject: PathBuf, dataset: Dataset, out: PathBuf) -> Self {
+        Self {
+            baseline,
+            subject,
+            dataset,
+            out,
+            size: EvaluationSize {
+                seq_len: 512,
+                preview: 32,
+                final_: 32,
+            },
+            seed: 42,
+            selection: None,
+            tier: Tier::Balanced.name().into(),
+            preset: None,
+            guards: Vec::new(),
+            replicates: 1000,
+            probes: BTreeSet::new(),
+        }
+    }
+
+    fn selection(&self) -> Result<Selection> {
+        let Some(name) = &self.selection else {
+            return Ok(self.dataset.usual_selection());
+        };
+        Selection::from_name(name).ok_or_else(|| Error::SelectionName { name: name.clone() })
+    }
 }
 
 /// What came out.
@@ -102,10 +132,7 @@ impl<'a> Comparison<'a> {
         cancel: &'a AtomicBool,
         hidden_bytes: u64,
     ) -> Result<Self> {
-        let selection =
-            Selection::from_name(&request.selection).ok_or_else(|| Error::SelectionName {
-                name: request.selection.clone(),
-            })?;
+        let selection = request.selection()?;
         let guards = Guards::load(toolbox, &request.guards)?;
         let dataset = crate::run::open_dataset(&request.dataset)?;
         let baseline = Checkpoint::open(&request.baseline)?;
@@ -113,20 +140,14 @@ impl<'a> Comparison<'a> {
         let policies = policies(request, &baseline)?;
         Checkpoint::open(&request.subject)?;
         let tokenizer = Tokenizer::open(&request.baseline)?;
-        let plan = WindowPlan {
-            seq_len: request.seq_len,
-            preview: request.preview,
-            final_: request.final_windows,
-            seed: request.seed,
-            run: 0,
-            selection,
-            profile: Profile::Dev,
-        };
+        let plan = request
+            .size
+            .window_plan(request.seed, selection, Profile::Dev);
         let windows = select(dataset.texts(), &tokenizer, &plan)?;
         let metric = MetricOptions {
             seed: request.seed,
             replicates: request.replicates,
-            alpha: 0.05,
+            alpha: ALPHA,
         };
         let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
         let evaluator = Evaluator {

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 
 /// A run directory that this process owns: no other process can open it until it is dropped.
 pub struct RunDir {
@@ -112,6 +113,16 @@ fn is_absent_or_empty(path: &Path) -> bool {
 /// Reads a text file that a person named. `action` fits "failed to {action} {path}".
 pub(crate) fn read_named(action: &'static str, path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::io(action, path, error))
+}
+
+/// What a JSON file says that a person named; `refuse` makes an error of what is wrong with its content.
+pub(crate) fn parse_named<T: DeserializeOwned>(
+    action: &'static str,
+    path: &Path,
+    refuse: impl Fn(String) -> Error,
+) -> Result<T> {
+    let text = read_named(action, path)?;
+    serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))
 }
 
 /// Writes beside, syncs, renames.

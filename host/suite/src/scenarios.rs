@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::rundir::read_named;
+use crate::rundir::parse_named;
 use crate::{Error, Result};
 
 /// A manifest, in file order.
@@ -122,6 +122,22 @@ impl Scenario {
     }
 }
 
+/// Refuses ids that cannot name folders or are not unique.
+pub(crate) fn check_ids<'a>(ids: impl Iterator<Item = &'a str>) -> std::result::Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        if !is_folder_safe(id) {
+            return Err(format!(
+                "id `{id}` may hold only letters, digits, `_`, `-` and `.`"
+            ));
+        }
+        if !seen.insert(id) {
+            return Err(format!("id `{id}` appears twice"));
+        }
+    }
+    Ok(())
+}
+
 impl Manifest {
     /// Schema id that this version reads.
     pub const SCHEMA: &'static str = "evidence_pack_scenarios_v1";
@@ -135,9 +151,7 @@ impl Manifest {
             path: path.into(),
             message,
         };
-        let text = read_named("read the scenario manifest", path)?;
-        let manifest: Self =
-            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let manifest: Self = parse_named("read the scenario manifest", path, fail)?;
         manifest.check().map_err(fail)?;
         Ok(manifest)
     }
@@ -154,19 +168,8 @@ impl Manifest {
         if self.scenarios.is_empty() {
             return Err("`scenarios` is empty".into());
         }
-        let mut seen = BTreeSet::new();
-        for scenario in &self.scenarios {
-            if !is_folder_safe(&scenario.id) {
-                return Err(format!(
-                    "scenario id `{}` may hold only letters, digits, `_`, `-` and `.`",
-                    scenario.id
-                ));
-            }
-            if !seen.insert(&scenario.id) {
-                return Err(format!("scenario id `{}` appears twice", scenario.id));
-            }
-        }
-        Ok(())
+        let ids = self.scenarios.iter().map(|scenario| scenario.id.as_str());
+        check_ids(ids).map_err(|problem| format!("scenario {problem}"))
     }
 
     /// The scenarios of a run: those named in `ids` whatever their suite, else those of `suite`. What was applied is

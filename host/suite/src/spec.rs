@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::rundir::read_named;
+use crate::rundir::parse_named;
 use crate::{Error, Result};
 
 /// An edit, resolved: what to ask of which plugin, and how its folder is called.
@@ -292,9 +292,7 @@ impl Tuned {
             path: PathBuf::from(path),
             message,
         };
-        let text = read_named("read the tuned edit parameters", path)?;
-        let map: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let map: Map<String, Value> = parse_named("read the tuned edit parameters", path, fail)?;
         match map
             .get("_meta")
             .and_then(|meta| meta.get("schema"))

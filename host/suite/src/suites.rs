@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use packhost_measure::tiers::Profile;
+use packhost_measure::windows::{Selection, WindowPlan};
 use serde::{Deserialize, Serialize};
 
-use crate::rundir::read_named;
+use crate::rundir::parse_named;
 use crate::{Error, Result};
 
 /// The file.
@@ -29,6 +31,22 @@ pub struct EvaluationSize {
     pub preview: usize,
     #[serde(rename = "final")]
     pub final_: usize,
+}
+
+impl EvaluationSize {
+    /// Which windows `seed` draws: the same for a run and for who replays it.
+    #[must_use]
+    pub fn window_plan(self, seed: u64, selection: Selection, profile: Profile) -> WindowPlan {
+        WindowPlan {
+            seq_len: self.seq_len,
+            preview: self.preview,
+            final_: self.final_,
+            seed,
+            run: 0,
+            selection,
+            profile,
+        }
+    }
 }
 
 /// A model that suites name.
@@ -82,6 +100,32 @@ pub struct Dataset {
     pub text_field: Option<String>,
 }
 
+impl Dataset {
+    /// The kind of `local_jsonl`.
+    const JSON_LINES: &str = "local_jsonl";
+
+    /// What a file holds by its ending: JSON lines with the text in `text_field`, or plain text.
+    #[must_use]
+    pub fn of_file(path: PathBuf, text_field: String) -> Self {
+        let ending = path.extension();
+        let lines = ending.is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
+        Self {
+            kind: if lines { Self::JSON_LINES } else { "text" }.into(),
+            path,
+            text_field: Some(text_field),
+        }
+    }
+
+    /// How windows are drawn unless someone says otherwise: prepared lines as they stand, text by difficulty.
+    #[must_use]
+    pub fn usual_selection(&self) -> Selection {
+        match self.kind == Self::JSON_LINES {
+            true => Selection::FileOrder,
+            false => Selection::Stratified,
+        }
+    }
+}
+
 /// How often things are done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -109,9 +153,7 @@ impl SuiteFile {
             path: path.into(),
             message,
         };
-        let text = read_named("read the suite file", path)?;
-        let mut file: Self =
-            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let mut file: Self = parse_named("read the suite file", path, fail)?;
         file.check().map_err(fail)?;
         file.resolve_paths(path.parent().unwrap_or(Path::new(".")));
         Ok(file)

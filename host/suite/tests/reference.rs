@@ -5,7 +5,6 @@
 //! `data/wikitext2-windows.jsonl`; without it, and without components, the test says so and passes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -99,26 +98,10 @@ fn the_references_own_evaluations() {
         let overlay = subject(&toolbox, &base, expected["edit"].as_str());
         let changed = dir.path().join("subject");
         write_checkpoint(&overlay, &changed, &WriteOptions::default()).unwrap();
-        let request = CompareRequest {
-            baseline: model.clone(),
-            subject: changed,
-            dataset: Dataset {
-                kind: "local_jsonl".into(),
-                path: shared.join("data/wikitext2-windows.jsonl"),
-                text_field: Some("text".into()),
-            },
-            out: dir.path().join("out"),
-            preview: 32,
-            final_windows: 32,
-            seq_len: 512,
-            seed: 42,
-            selection: "file_order".into(),
-            tier: "balanced".into(),
-            preset: None,
-            guards: Vec::new(),
-            replicates: 1000,
-            probes: BTreeSet::new(),
-        };
+        let text = shared.join("data/wikitext2-windows.jsonl");
+        let dataset = Dataset::of_file(text, "text".into());
+        let out = dir.path().join("out");
+        let request = CompareRequest::new(model.clone(), changed, dataset, out);
         let time = "2026-01-01T00:00:00Z";
         let report = compare(&request, &toolbox, time, &AtomicBool::new(false))
             .unwrap()

@@ -18,7 +18,7 @@ use packhost_suite::compare::{CompareRequest, compare};
 use packhost_suite::guards::Guards;
 use packhost_suite::perturb::perturb;
 use packhost_suite::replay::{Stored, replay};
-use packhost_suite::suites::Dataset;
+use packhost_suite::suites::{Dataset, EvaluationSize};
 use packhost_suite::toolbox::Toolbox;
 use serde_json::{Value, json};
 
@@ -56,25 +56,17 @@ fn evaluated(toolbox: &Toolbox, dir: &Path) -> (Value, [String; 3]) {
         &WriteOptions::default(),
     )
     .unwrap();
+    let text = repository().join("scenarios/demo/eval.jsonl");
+    let dataset = Dataset::of_file(text, "text".into());
     let request = CompareRequest {
-        baseline: model,
-        subject,
-        dataset: Dataset {
-            kind: "local_jsonl".into(),
-            path: repository().join("scenarios/demo/eval.jsonl"),
-            text_field: Some("text".into()),
+        size: EvaluationSize {
+            seq_len: 64,
+            preview: 12,
+            final_: 12,
         },
-        out: dir.join("out"),
-        preview: 12,
-        final_windows: 12,
-        seq_len: 64,
-        seed: 42,
-        selection: "file_order".into(),
-        tier: "balanced".into(),
-        preset: None,
-        guards: Vec::new(),
         replicates: 200,
         probes: ["rmt".to_owned(), "variance".to_owned()].into(),
+        ..CompareRequest::new(model, subject, dataset, dir.join("out"))
     };
     let compared = compare(
         &request,

@@ -3,42 +3,28 @@
 use std::sync::atomic::AtomicBool;
 
 use packhost_suite::compare::{CompareRequest, Compared, compare};
-use packhost_suite::suites::Dataset;
 use serde_json::Value;
 
-use super::{now, plugin_layer, print_line, toolbox};
+use super::{dataset, now, plugin_layer, print_line, size, toolbox};
 use crate::cli::EvaluateArgs;
 use crate::exit::{Exit, Failure};
 
 pub fn run(arguments: EvaluateArgs) -> Result<Exit, Failure> {
     let layer = plugin_layer(&arguments.plugins)?;
-    let jsonl = arguments
-        .dataset
-        .extension()
-        .is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
-    let selection = arguments
-        .selection
-        .clone()
-        .unwrap_or_else(|| if jsonl { "file_order" } else { "stratified" }.into());
     let request = CompareRequest {
-        baseline: arguments.baseline,
-        subject: arguments.subject,
-        dataset: Dataset {
-            kind: if jsonl { "local_jsonl" } else { "text" }.into(),
-            path: arguments.dataset,
-            text_field: Some(arguments.text_field),
-        },
-        out: arguments.out,
-        preview: arguments.preview,
-        final_windows: arguments.final_windows,
-        seq_len: arguments.seq_len,
+        size: size(&arguments.windows),
         seed: arguments.seed,
-        selection,
+        selection: arguments.selection,
         tier: arguments.tier,
         preset: arguments.preset,
         guards: layer.guards.clone().unwrap_or_default(),
         replicates: layer.bootstrap.unwrap_or(1000),
-        probes: std::collections::BTreeSet::new(),
+        ..CompareRequest::new(
+            arguments.baseline,
+            arguments.subject,
+            dataset(arguments.text),
+            arguments.out,
+        )
     };
     let toolbox = toolbox(&layer, arguments.threads)?;
     // Nothing is half done when this is interrupted: the report appears whole, at the end.

@@ -17,9 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::CommandFactory;
 use packhost_plugin::{CacheDir, EngineOptions};
+use packhost_suite::suites::{Dataset, EvaluationSize};
 use packhost_suite::toolbox::Toolbox;
 
-use crate::cli::{Cli, Command, PluginArgs};
+use crate::cli::{Cli, Command, PluginArgs, TextArgs, WindowArgs};
 use crate::exit::{Exit, Failure};
 use crate::settings::Layer;
 
@@ -137,6 +138,20 @@ async fn signal() {
         }
     }
     let _ = tokio::signal::ctrl_c().await;
+}
+
+/// The text that was named.
+fn dataset(text: TextArgs) -> Dataset {
+    Dataset::of_file(text.dataset, text.text_field)
+}
+
+/// How much of it is measured.
+fn size(windows: &WindowArgs) -> EvaluationSize {
+    EvaluationSize {
+        seq_len: windows.seq_len,
+        preview: windows.preview,
+        final_: windows.final_windows,
+    }
 }
 
 /// The file name of a path, for people.

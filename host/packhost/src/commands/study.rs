@@ -7,10 +7,11 @@ use packhost_suite::graph::Counts;
 use packhost_suite::run::{Mode, ModelRequest, PackRequest, RunRequest};
 use packhost_suite::scenarios::model_folder;
 use packhost_suite::study::{self, StudyFile};
-use packhost_suite::suites::{Dataset, EvaluationSize};
 
 use super::suite::{DEFAULT_RUNS, free_memory, pack};
-use super::{cancel_on_signal, name_of, now, plugin_layer, print, print_line, toolbox};
+use super::{
+    cancel_on_signal, dataset, name_of, now, plugin_layer, print, print_line, size, toolbox,
+};
 use crate::cli::{Events, StudyArgs};
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -43,10 +44,6 @@ pub fn run(arguments: StudyArgs, events: Events) -> Result<Exit, Failure> {
 
 /// The run that the study is made from.
 fn request(arguments: StudyArgs, layer: &Layer, file: &StudyFile) -> Result<RunRequest, Failure> {
-    let jsonl = arguments
-        .dataset
-        .extension()
-        .is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
     let selection = Selection::from_name(&arguments.selection).ok_or(Error::SelectionName {
         name: arguments.selection,
     })?;
@@ -67,18 +64,10 @@ fn request(arguments: StudyArgs, layer: &Layer, file: &StudyFile) -> Result<RunR
             id,
             revision: None,
             dir: arguments.model,
-            size: EvaluationSize {
-                seq_len: arguments.seq_len,
-                preview: arguments.preview,
-                final_: arguments.final_windows,
-            },
+            size: size(&arguments.windows),
         }],
         manifest: file.to_manifest(),
-        dataset: Dataset {
-            kind: if jsonl { "local_jsonl" } else { "text" }.into(),
-            path: arguments.dataset,
-            text_field: Some(arguments.text_field),
-        },
+        dataset: dataset(arguments.text),
         selection,
         tier: Tier::from_name(&arguments.tier)?,
         guards: arguments

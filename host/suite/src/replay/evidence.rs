@@ -170,16 +170,10 @@ impl<'a> Evidence<'a> {
 
     /// Which windows a model was given by `seed`.
     pub fn window_plan(&self, model: &ModelFacts, seed: u64) -> WindowPlan {
-        let size = model.record.size;
-        WindowPlan {
-            seq_len: size.seq_len,
-            preview: size.preview,
-            final_: size.final_,
-            seed,
-            run: 0,
-            selection: self.selection,
-            profile: self.profile,
-        }
+        model
+            .record
+            .size
+            .window_plan(seed, self.selection, self.profile)
     }
 
     /// A table; none where it is not there, is no table, or is not in its one form.

@@ -4,7 +4,8 @@ use packhost_plugin::{INTERFACE_VERSION, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::work::{ALPHA, Work};
+use super::work::Work;
+use crate::evaluate::ALPHA;
 use crate::graph::Counts;
 use crate::suites::EvaluationSize;
 use crate::toolbox::PluginIdentity;
@@ -116,5 +117,21 @@ impl RunRecord {
     /// As a value.
     pub fn json(&self) -> Value {
         json!(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_the_one_that_is_built_in() {
+        let manifest = include_str!("../../../../Cargo.toml");
+        let (name, version) = ENGINE.split_once(' ').unwrap();
+        let pinned = format!("\n{name} = {{ version = \"={version}\"");
+        assert!(
+            manifest.contains(&pinned),
+            "Cargo.toml pins another {ENGINE}"
+        );
     }
 }

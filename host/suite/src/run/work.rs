@@ -16,16 +16,13 @@ use super::model::ModelState;
 use super::packing;
 use super::request::RunRequest;
 use crate::Result;
-use crate::evaluate::{Evaluator, MeasuredBaseline};
+use crate::evaluate::{ALPHA, Evaluator, MeasuredBaseline};
 use crate::graph::{Graph, Task, TaskKind};
 use crate::guards::Guards;
 use crate::presets;
 use crate::rundir::RunDir;
 use crate::scenarios::{Generation, Scenario};
 use crate::toolbox::Toolbox;
-
-/// One minus the level of the metric's intervals.
-pub const ALPHA: f64 = 0.05;
 
 /// Hidden states kept per baseline and seed, as a share of the memory budget.
 const HIDDEN_SHARE: u64 = 8;
@@ -132,16 +129,10 @@ impl Work<'_> {
     }
 
     pub(super) fn window_plan(&self, model: &ModelState, seed: u64) -> WindowPlan {
-        let size = model.request.size;
-        WindowPlan {
-            seq_len: size.seq_len,
-            preview: size.preview,
-            final_: size.final_,
-            seed,
-            run: 0,
-            selection: self.request.selection,
-            profile: self.request.pack.profile,
-        }
+        model
+            .request
+            .size
+            .window_plan(seed, self.request.selection, self.request.pack.profile)
     }
 
     pub(super) fn evaluator(&self) -> Evaluator<'_> {

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value, json};
 
-use crate::rundir::read_named;
-use crate::scenarios::{Category, Generation, Manifest, Scenario, Strictness, is_folder_safe};
+use crate::rundir::parse_named;
+use crate::scenarios::{Category, Generation, Manifest, Scenario, Strictness, check_ids};
 use crate::spec::Tuned;
 use crate::suites::Runs;
 use crate::{Error, Result};
@@ -124,9 +124,7 @@ impl StudyFile {
             path: path.into(),
             message,
         };
-        let text = read_named("read the study", path)?;
-        let mut file: Self =
-            serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+        let mut file: Self = parse_named("read the study", path, fail)?;
         if let Some(manifest) = &file.manifest {
             let manifest = Manifest::load(&path.with_file_name(manifest))?;
             file.catalogue = manifest.select(&file.suite, &[])?.scenarios;
@@ -162,18 +160,7 @@ impl StudyFile {
             }
         }
         let scenarios = self.scenarios();
-        let mut seen = BTreeMap::new();
-        for (scenario, _) in &scenarios {
-            if !is_folder_safe(&scenario.id) {
-                return Err(format!(
-                    "id `{}` may hold only letters, digits, `_`, `-` and `.`",
-                    scenario.id
-                ));
-            }
-            if seen.insert(&scenario.id, ()).is_some() {
-                return Err(format!("id `{}` appears twice", scenario.id));
-            }
-        }
+        check_ids(scenarios.iter().map(|(scenario, _)| scenario.id.as_str()))?;
         match scenarios.is_empty() {
             true => Err("it has no scenario".into()),
             false => Ok(()),
