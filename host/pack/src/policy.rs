@@ -100,6 +100,45 @@ struct Plugin {
     sha256: Vec<String>,
 }
 
+impl FileKey {
+    /// The key's fingerprint, and the key; tells `refuse` all its faults.
+    fn read(&self, refuse: &mut dyn FnMut(String)) -> (String, Key) {
+        let mut time = |name: &str, time: &Option<Datetime>| {
+            let seconds = seconds(&time.as_ref()?.to_string());
+            if seconds.is_none() {
+                refuse(format!(
+                    "`{name}` must be a time with an offset, such as 2026-01-01T00:00:00Z"
+                ));
+            }
+            seconds
+        };
+        let not_before = time("not_before", &self.not_before);
+        let not_after = time("not_after", &self.not_after);
+        let revoked = match &self.revoked {
+            None | Some(Revoked::Always(false)) => None,
+            Some(Revoked::Always(true)) => Some(i64::MIN),
+            // A time that cannot be read is a fault; until then the key counts as revoked.
+            Some(Revoked::From(from)) => Some(time("revoked", &Some(*from)).unwrap_or(i64::MIN)),
+        };
+        let ends = not_before.zip(not_after);
+        if ends.is_some_and(|(from, to)| from > to) {
+            refuse("`not_before` is after `not_after`, so it would never be valid".into());
+        }
+        let fingerprint = self.fingerprint.trim().to_lowercase();
+        if !digest::is_prefixed(&fingerprint) {
+            refuse("its fingerprint is not `sha256:` and 64 hex digits".into());
+        }
+        let name = self.name.clone();
+        let key = Key {
+            name,
+            not_before,
+            not_after,
+            revoked,
+        };
+        (fingerprint, key)
+    }
+}
+
 fn one() -> usize {
     1
 }
@@ -132,47 +171,10 @@ impl Policy {
         let mut keys = BTreeMap::new();
         for key in &file.keys {
             let mut refuse =
-                |reason: &str| faults.push(fault(format!("key `{}`: {reason}", key.name)));
-            let mut time = |name: &str, time: &Option<Datetime>| {
-                let time = time.as_ref()?;
-                let seconds = seconds(&time.to_string());
-                if seconds.is_none() {
-                    refuse(&format!(
-                        "`{name}` must be a time with an offset, such as 2026-01-01T00:00:00Z"
-                    ));
-                }
-                seconds
-            };
-            let (not_before, not_after) = (
-                time("not_before", &key.not_before),
-                time("not_after", &key.not_after),
-            );
-            let revoked = match &key.revoked {
-                None | Some(Revoked::Always(false)) => None,
-                Some(Revoked::Always(true)) => Some(i64::MIN),
-                // A time that cannot be read is a fault; until then the key counts as revoked.
-                Some(Revoked::From(from)) => {
-                    Some(time("revoked", &Some(*from)).unwrap_or(i64::MIN))
-                }
-            };
-            if not_before
-                .zip(not_after)
-                .is_some_and(|(from, to)| from > to)
-            {
-                refuse("`not_before` is after `not_after`, so it would never be valid");
-            }
-            let fingerprint = key.fingerprint.trim().to_lowercase();
-            if !digest::is_prefixed(&fingerprint) {
-                refuse("its fingerprint is not `sha256:` and 64 hex digits");
-            }
-            let read = Key {
-                name: key.name.clone(),
-                not_before,
-                not_after,
-                revoked,
-            };
+                |reason: String| faults.push(fault(format!("key `{}`: {reason}", key.name)));
+            let (fingerprint, read) = key.read(&mut refuse);
             if keys.insert(fingerprint, read).is_some() {
-                refuse("its fingerprint is listed twice, and would count twice");
+                refuse("its fingerprint is listed twice, and would count twice".into());
             }
         }
         let usable = keys
@@ -360,27 +362,8 @@ fn seconds(text: &str) -> Option<i64> {
     if !is_timestamp(text) {
         return None;
     }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    // Days of the civil calendar: years begin in March, so that the leap day is their last.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let month = (month + 9) % 12;
-    let days = 365 * shifted + shifted.div_euclid(4) - shifted.div_euclid(100)
-        + shifted.div_euclid(400)
-        + (153 * month + 2) / 5
-        + day
-        - 1
-        - 719_468;
-    let local = days * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
-    if text.ends_with(['Z', 'z']) {
-        return Some(local);
-    }
-    let zone = text.len().checked_sub(6)?;
-    let offset = number(zone + 1, zone + 3)? * 3600 + number(zone + 4, zone + 6)? * 60;
-    match text.get(zone..=zone)? {
-        "-" => Some(local + offset),
-        _ => Some(local - offset),
-    }
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.as_second())
 }
 
 #[cfg(test)]
