@@ -11,15 +11,14 @@
 //! (`cargo xtask components`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod support;
+
 use std::{
     cell::RefCell,
-    path::Path,
     time::{Duration, Instant},
 };
 
-use packhost_plugin::{
-    CacheDir, EditPlugin, Engine, EngineOptions, Registry, Role, Target, TensorInfo,
-};
+use packhost_plugin::{EditPlugin, Role, Target, TensorInfo};
 use packhost_tensor::{
     Computed, DType, Device, Result, Shift, Tensor, TensorMut, WeightStats, WeightWish,
     cpu::Cpu,
@@ -107,16 +106,9 @@ fn main() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(1024);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
-    let registry = match Registry::scan(&root) {
-        Ok(registry) => registry,
-        Err(error) => return println!("components are not built: {error}"),
+    let Some((registry, engine)) = support::components() else {
+        return;
     };
-    let options = EngineOptions {
-        cache: CacheDir::Off,
-        ..EngineOptions::default()
-    };
-    let engine = Engine::new(options).unwrap();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let device = Cpu::new(None).unwrap();
     let zeros = Tensor::zeros(DType::BF16, [(TENSOR_MIB << 19) / COLUMNS, COLUMNS]).unwrap();

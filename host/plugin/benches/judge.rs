@@ -7,12 +7,11 @@
 //! The components must be built (`cargo xtask components`).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+mod support;
 
-use packhost_plugin::{CacheDir, Engine, EngineOptions, GuardPlugin, Registry, Row, Value};
+use std::time::{Duration, Instant};
+
+use packhost_plugin::{GuardPlugin, Row, Value};
 use packhost_stats::bootstrap;
 
 const ROUNDS: usize = 20;
@@ -21,16 +20,9 @@ const REPLICATES: usize = 2000;
 const INTERVALS: usize = 4;
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
-    let registry = match Registry::scan(&root) {
-        Ok(registry) => registry,
-        Err(error) => return println!("components are not built: {error}"),
+    let Some((registry, engine)) = support::components() else {
+        return;
     };
-    let options = EngineOptions {
-        cache: CacheDir::Off,
-        ..EngineOptions::default()
-    };
-    let engine = Engine::new(options).unwrap();
     let plugin = engine
         .load(registry.get("primary-metric").unwrap())
         .unwrap();
