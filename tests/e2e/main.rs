@@ -19,6 +19,7 @@ mod guest;
 mod hermetic;
 mod interrupted;
 mod memory;
+mod mutants;
 mod packs;
 mod replay;
 mod run;

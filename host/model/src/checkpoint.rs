@@ -220,22 +220,26 @@ impl Checkpoint {
             .collect()
     }
 
-    /// One digest for all weights: SHA-256 over a line per tensor, in order of names, of its name, dtype, shape and digest.
-    /// How tensors are spread over shards does not matter.
+    /// One digest for all weights, see [`digest::of_weights`]. How tensors are spread over shards does not matter.
     ///
     /// # Errors
     /// Never for a checkpoint that opened.
     pub fn fingerprint(&self) -> Result<String> {
-        let digests = self.tensor_digests()?;
-        let lines = digests.iter().filter_map(|(name, digest)| {
+        Ok(self.fingerprint_of(&self.tensor_digests()?))
+    }
+
+    /// The same, where the digests of all tensors are known.
+    pub fn fingerprint_of(&self, digests: &BTreeMap<String, String>) -> String {
+        let tensors = digests.iter().filter_map(|(name, digest)| {
             let meta = self.meta(name)?;
-            Some(format!(
-                "{name} {} {:?} {digest}\n",
+            Some((
+                name.as_str(),
                 meta.dtype.name(),
-                meta.shape
+                &*meta.shape,
+                digest.as_str(),
             ))
         });
-        Ok(digest::bytes(lines.collect::<String>().as_bytes()))
+        digest::of_weights(tensors)
     }
 }
 

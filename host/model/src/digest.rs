@@ -32,6 +32,16 @@ pub fn file(path: &Path) -> Result<String> {
     }
 }
 
+/// One digest for all weights: SHA-256 over a line per tensor, in the order given, of its name, dtype, shape and digest. The
+/// order of names makes it a digest of the weights alone, however they are spread over files.
+pub fn of_weights<'a, A: std::fmt::Debug + 'a>(
+    tensors: impl Iterator<Item = (&'a str, &'a str, &'a [A], &'a str)>,
+) -> String {
+    let lines =
+        tensors.map(|(name, dtype, shape, sha256)| format!("{name} {dtype} {shape:?} {sha256}\n"));
+    bytes(lines.collect::<String>().as_bytes())
+}
+
 fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -199,6 +199,8 @@ impl<'a> Comparison<'a> {
                     .sum(),
             },
             changed,
+            changes: None,
+            settings: Value::Null,
             probes: self.request.probes.clone(),
         };
         let evaluator = Evaluator {

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::convert::model_info;
 use crate::guards::{Guards, Measurements, Plan};
+use crate::run::bound;
 use crate::toolbox::Toolbox;
 use crate::{Result, judging};
 
@@ -56,6 +57,10 @@ pub struct SubjectInput<'a> {
     pub edit: EditIdentity,
     /// Names of the tensors that differ from the baseline.
     pub changed: BTreeSet<String>,
+    /// Digest of the list of changes, which the subject's table then names.
+    pub changes: Option<String>,
+    /// What the report says of the run's settings; null outside a run.
+    pub settings: Value,
     /// Guards whose probe is run as well.
     pub probes: BTreeSet<String>,
 }
@@ -163,7 +168,10 @@ impl Evaluator<'_> {
         };
         let network = model_info(subject.base);
         let wanted = judging::wanted(self.guards, &plan, &network, &baseline.requests)?;
-        let measured = self.against(baseline, subject, &wanted.all)?;
+        let mut measured = self.against(baseline, subject, &wanted.all)?;
+        if let Some(changes) = &subject.changes {
+            bound::put(&mut measured.table, bound::CHANGES, changes);
+        }
         let failure = measured.structural_failure;
         let mut known = Known {
             evaluator: self,
@@ -194,7 +202,7 @@ impl Evaluator<'_> {
             metric,
             guards: &judged,
         };
-        let report = judging::report(&inputs, failure)?;
+        let report = judging::report(&inputs, failure, &subject.settings)?;
         let probes = judging::probe_answers(&judged, &subject.probes);
         Ok(Evaluation {
             report,

@@ -58,19 +58,21 @@ pub fn verdicts(
     guards.judge(plan, requests, &may_judge, measurements)
 }
 
-/// The report: of a subject that cannot be run, one of structural failure.
+/// The report: of a subject that cannot be run, one of structural failure. `settings` are the digests of the run's settings;
+/// null outside a run.
 ///
 /// # Errors
 /// The metric did not judge.
-pub fn report(inputs: &ReportInputs<'_>, failure: Option<&str>) -> Result<Value> {
-    let Some(message) = failure else {
-        return Ok(report::build(inputs)?);
-    };
+pub fn report(inputs: &ReportInputs<'_>, failure: Option<&str>, settings: &Value) -> Result<Value> {
     let kind = &inputs.edit.name;
-    Ok(report::structural_failure(
-        inputs,
-        &StructuralFailure { kind, message },
-    ))
+    let mut report = match failure {
+        None => report::build(inputs)?,
+        Some(message) => report::structural_failure(inputs, &StructuralFailure { kind, message }),
+    };
+    if !settings.is_null() {
+        report["packhost"]["settings"] = settings.clone();
+    }
+    Ok(report)
 }
 
 /// Answers of the probes that were asked for, by guard.

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use packhost_model::writer::{Changes, CheckpointWriter, WriteOptions, WriteReport};
-use packhost_model::{Checkpoint, Overlay, Role, TensorMeta, Weights};
-use packhost_plugin::{Called, EditPlugin, LogLine, Target, TargetFacts};
+use packhost_model::{Checkpoint, Overlay, TensorMeta, Weights};
+use packhost_plugin::{
+    Called, EditPlugin, LogLine, ModelInfo, Role, Target, TargetFacts, TensorInfo,
+};
 use packhost_tensor::Tensor;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -28,6 +30,8 @@ pub struct Subject {
     pub overlay: Overlay,
     /// `edit_metadata.json` or `error_metadata.json`.
     pub metadata: Value,
+    /// Of an edit: the tensors that its plan names, in plan order, with what was found while each was changed.
+    pub planned: Option<Vec<TargetFacts>>,
     /// Which component made it; none where packhost did.
     pub plugin: Option<PluginIdentity>,
     /// What the component wrote while doing so.
@@ -40,9 +44,8 @@ pub struct PlannedEdit<'a> {
     plugin: EditPlugin,
     identity: PluginIdentity,
     edit: &'a ResolvedEdit,
-    params: String,
+    info: ModelInfo,
     targets: Vec<Target>,
-    total_params: u64,
 }
 
 impl<'a> PlannedEdit<'a> {
@@ -52,28 +55,21 @@ impl<'a> PlannedEdit<'a> {
     /// No plugin serves the type, it declines, or it selects no tensor.
     pub fn new(toolbox: &'a Toolbox, base: &Checkpoint, edit: &'a ResolvedEdit) -> Result<Self> {
         let (plugin, identity) = toolbox.edit(&edit.edit_type)?;
-        let params = edit.params.to_string();
-        let targets = plugin.plan(&params, &model_info(base))?.value;
+        let info = model_info(base);
+        let targets = plugin.plan(&edit.params.to_string(), &info)?.value;
         if targets.is_empty() {
             return Err(Error::NothingSelected {
                 edit: edit.edit_type.clone(),
                 scope: edit.scope.clone(),
             });
         }
-        let total_params = base
-            .tensors()
-            .iter()
-            .filter(|meta| meta.tied_to.is_none())
-            .map(TensorMeta::len)
-            .sum();
         Ok(Self {
             toolbox,
             plugin,
             identity,
             edit,
-            params,
+            info,
             targets,
-            total_params,
         })
     }
 
@@ -134,10 +130,11 @@ impl<'a> PlannedEdit<'a> {
                 scenario: self.edit.edit_type.clone(),
             });
         }
-        let metadata = self.metadata(base, &facts)?;
+        let metadata = self.metadata(&facts)?;
         Ok(Subject {
             overlay,
             metadata,
+            planned: Some(facts),
             plugin: Some(self.identity),
             log,
         })
@@ -172,81 +169,106 @@ impl<'a> PlannedEdit<'a> {
             .iter()
             .filter_map(|t| facts.remove(&t.tensor))
             .collect();
-        let metadata = packhost_pack::canonical::to_pretty(&self.metadata(base, &in_plan_order)?);
+        let metadata = packhost_pack::canonical::to_pretty(&self.metadata(&in_plan_order)?);
         writer.add_file("edit_metadata.json", metadata.as_bytes())?;
         Ok(writer.finish()?)
     }
 
-    /// `edit_metadata.json` (specification section 1.2): the common keys, the coverage, and the plugin's own.
-    fn metadata(&self, base: &Checkpoint, facts: &[TargetFacts]) -> Result<Value> {
-        let own: Map<String, Value> =
-            serde_json::from_str(&self.plugin.summarize(&self.params, facts)?.value)
-                .unwrap_or_default();
-        let edited_params: u64 = self
-            .targets
-            .iter()
-            .filter_map(|t| base.meta(&t.tensor))
-            .map(TensorMeta::len)
-            .sum();
-        let ratio = if self.total_params == 0 {
-            0.0
-        } else {
-            edited_params as f64 / self.total_params as f64
-        };
-        let common = json!({
-            "schema": "invarlock/evidence-pack-edit-metadata-v1",
-            "artifact_class": "validation_subject_checkpoint",
-            "edit_type": self.edit.edit_type,
-            "edit_semantics": "external_subject_validation_edit",
-            "deployable_as_hf_checkpoint": true,
-            "optimized_deployment_backend": false,
-            "packed_quantized_storage": false,
-            "runtime_memory_reduction": false,
-            "runtime_memory_reduction_expected": false,
-            "backend": null,
-            "run_directory_contains_edit_artifacts": true,
-            "scope": self.edit.scope,
-            "parameters": without_scope(&self.edit.params),
-            "coverage": {
-                "edited_tensors": self.targets.len(),
-                "edited_params": edited_params,
-                "total_params": self.total_params,
-                "coverage_ratio": ratio.clamp(0.0, 1.0),
-            },
-            "packhost_plugin": self.identity,
-        });
-        let mut common = common;
-        if base.config().num_local_experts > 0 {
-            common["mixture_of_experts"] = self.expert_choices(base);
-        }
-        // The plugin adds keys; what the host knows stands.
-        let mut metadata = own;
-        if let Value::Object(common) = common {
-            for (key, value) in common {
-                if key != "parameters" || !metadata.contains_key("parameters") {
-                    metadata.insert(key, value);
-                }
+    fn metadata(&self, facts: &[TargetFacts]) -> Result<Value> {
+        edit_metadata(&self.plugin, &self.identity, self.edit, &self.info, facts)
+    }
+}
+
+/// `edit_metadata.json` (specification section 1.2): the common keys, the coverage, and the plugin's own. A function of the
+/// plan and of what was found while it was carried out, so that a replay makes it again. `facts` are of every target, in
+/// plan order, and `info` is the baseline's.
+///
+/// # Errors
+/// The plugin declines to summarize.
+pub fn edit_metadata(
+    plugin: &EditPlugin,
+    identity: &PluginIdentity,
+    edit: &ResolvedEdit,
+    info: &ModelInfo,
+    facts: &[TargetFacts],
+) -> Result<Value> {
+    let own = plugin.summarize(&edit.params.to_string(), facts)?.value;
+    let own: Map<String, Value> = serde_json::from_str(&own).unwrap_or_default();
+    let by_name: BTreeMap<&str, &TensorInfo> = info
+        .tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
+    let targets: Vec<&TensorInfo> = facts
+        .iter()
+        .filter_map(|target| by_name.get(target.tensor.as_str()).copied())
+        .collect();
+    let edited_params = targets
+        .iter()
+        .map(|tensor| elements(tensor))
+        .fold(0, u64::saturating_add);
+    let total_params = info
+        .tensors
+        .iter()
+        .map(elements)
+        .fold(0, u64::saturating_add);
+    let ratio = if total_params == 0 {
+        0.0
+    } else {
+        edited_params as f64 / total_params as f64
+    };
+    let mut common = json!({
+        "schema": "invarlock/evidence-pack-edit-metadata-v1",
+        "artifact_class": "validation_subject_checkpoint",
+        "edit_type": edit.edit_type,
+        "edit_semantics": "external_subject_validation_edit",
+        "deployable_as_hf_checkpoint": true,
+        "optimized_deployment_backend": false,
+        "packed_quantized_storage": false,
+        "runtime_memory_reduction": false,
+        "runtime_memory_reduction_expected": false,
+        "backend": null,
+        "run_directory_contains_edit_artifacts": true,
+        "scope": edit.scope,
+        "parameters": without_scope(&edit.params),
+        "coverage": {
+            "edited_tensors": facts.len(),
+            "edited_params": edited_params,
+            "total_params": total_params,
+            "coverage_ratio": ratio.clamp(0.0, 1.0),
+        },
+        "packhost_plugin": identity,
+    });
+    if info.experts > 0 {
+        common["mixture_of_experts"] = expert_choices(&targets);
+    }
+    // The plugin adds keys; what the host knows stands.
+    let mut metadata = own;
+    if let Value::Object(common) = common {
+        for (key, value) in common {
+            if key != "parameters" || !metadata.contains_key("parameters") {
+                metadata.insert(key, value);
             }
         }
-        Ok(Value::Object(metadata))
     }
+    Ok(Value::Object(metadata))
+}
 
-    /// What the scope meant for a mixture of experts, where the reference's own choice depends on its library's version:
-    /// each expert is a matrix of its own, and the router is edited only when it was asked for.
-    fn expert_choices(&self, base: &Checkpoint) -> Value {
-        let of_targets = |wanted: fn(&TensorMeta) -> bool| {
-            self.targets
-                .iter()
-                .filter_map(|t| base.meta(&t.tensor))
-                .filter(|meta| wanted(meta))
-                .count()
-        };
-        json!({
-            "expert_matrices": "per expert",
-            "edited_expert_tensors": of_targets(|meta| meta.expert.is_some()),
-            "edited_router_tensors": of_targets(|meta| meta.role == Role::Router),
-        })
-    }
+/// What the scope meant for a mixture of experts, where the reference's own choice depends on its library's version:
+/// each expert is a matrix of its own, and the router is edited only when it was asked for.
+fn expert_choices(targets: &[&TensorInfo]) -> Value {
+    let count =
+        |wanted: fn(&TensorInfo) -> bool| targets.iter().filter(|tensor| wanted(tensor)).count();
+    json!({
+        "expert_matrices": "per expert",
+        "edited_expert_tensors": count(|tensor| tensor.expert.is_some()),
+        "edited_router_tensors": count(|tensor| tensor.role == Role::Router),
+    })
+}
+
+/// Number of elements; the largest that there is where a hostile shape has more.
+fn elements(tensor: &TensorInfo) -> u64 {
+    tensor.shape.iter().copied().fold(1, u64::saturating_mul)
 }
 
 fn without_scope(params: &Value) -> Value {
@@ -285,6 +307,7 @@ pub fn inject(
     Ok(Subject {
         overlay,
         metadata: Value::Object(metadata),
+        planned: None,
         plugin: Some(identity),
         log,
     })
@@ -304,6 +327,7 @@ pub fn perturbed(base: &Arc<Checkpoint>, seed: u64) -> Result<Subject> {
     Ok(Subject {
         overlay,
         metadata: json!({"edit_type": PERTURBATION, "parameters": {"seed": seed}}),
+        planned: None,
         plugin: None,
         log: Vec::new(),
     })

@@ -102,6 +102,7 @@ fn sealed(evidence: &Evidence<'_>, findings: &mut Findings) {
         let Some(document) = evidence.json(name, findings) else {
             continue;
         };
+        let before = findings.differences.len();
         for (key, value) in document.as_object().into_iter().flatten() {
             let place = format!("{pointer}/{key}");
             findings.value(
@@ -111,6 +112,10 @@ fn sealed(evidence: &Evidence<'_>, findings: &mut Findings) {
                 value,
                 &manifest,
             );
+        }
+        if findings.differences.len() > before {
+            let why = format!("does not say what `{}` repeats of it", layout::MANIFEST);
+            findings.fail("replay.manifest", name, why);
         }
     }
     let artifacts = parse("results/analysis/edit_artifact_summary.json");

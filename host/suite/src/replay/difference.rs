@@ -49,15 +49,18 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Notes that a step could not be taken, and why.
+    /// Notes that a step could not be taken, and why; once, however many steps find the same.
     pub fn fail(&mut self, check_id: &'static str, file: &str, why: impl Into<String>) {
-        self.differences.push(Difference {
+        let difference = Difference {
             check_id,
             file: file.to_owned(),
             pointer: String::new(),
             stated: String::new(),
             derived: why.into(),
-        });
+        };
+        if !self.differences.contains(&difference) {
+            self.differences.push(difference);
+        }
     }
 
     /// Takes in what another thread found.

@@ -12,9 +12,10 @@ use packhost_pack::canonical::to_pretty;
 use serde_json::Value;
 
 use super::difference::Findings;
-use super::evidence::{Evidence, ModelFacts};
+use super::evidence::{Evidence, ModelFacts, bound_to};
 use super::stored::Tables;
 use crate::guards::Plan;
+use crate::run::bound;
 use crate::run::record::ENGINE;
 use crate::{Result, judging};
 
@@ -38,6 +39,18 @@ pub struct Evaluation<'a> {
     pub baseline_table: String,
     pub subject_table: String,
     pub rounds_table: String,
+    /// What the pack says of the subject beside its report.
+    pub about: Option<About>,
+}
+
+/// Files of the pack about a subject.
+pub struct About {
+    /// Which tensors changed.
+    pub changes: String,
+    /// SHA-256 of that file.
+    pub changes_sha256: String,
+    /// What the plugin said.
+    pub metadata: String,
 }
 
 /// What was derived.
@@ -58,6 +71,15 @@ impl Evaluation<'_> {
             false => Some(Table::new()),
         };
         let (subject, rounds) = (subject?, rounds?);
+        self.evidence.settled(&self.report, stated, findings);
+        if let Some(about) = &self.about {
+            let named = bound::get(&subject, bound::CHANGES);
+            let (changes, digest) = (&about.changes, &about.changes_sha256);
+            bound_to(changes, digest, &self.subject_table, named, findings);
+            let named = stated["edit"]["plan_digest"].as_str().unwrap_or_default();
+            let (metadata, digest) = (&about.metadata, &self.edit.digest);
+            bound_to(metadata, digest, &self.report, named, findings);
+        }
         for (key, name, table) in [
             ("baseline", &self.baseline_table, self.baseline),
             ("baseline_rounds", &self.rounds_table, &rounds),
@@ -143,7 +165,7 @@ impl Evaluation<'_> {
             metric,
             guards: &judged,
         };
-        let report = judging::report(&inputs, failure)?;
+        let report = judging::report(&inputs, failure, &evidence.settings)?;
         Ok((report, judged))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Profile, Tier};
 use packhost_measure::windows::{Selection, WindowPlan};
+use packhost_model::digest;
 use packhost_pack::files::Files;
 use packhost_pack::layout;
 use packhost_pack::seal::declared_scenarios;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::difference::Findings;
 use crate::guards::Guards;
+use crate::run::bound;
 use crate::run::model::Named;
 use crate::run::paths;
 use crate::run::record::{ModelRecord, RunRecord, SCHEMA};
@@ -24,6 +26,7 @@ use crate::toolbox::LOCK_FILE;
 /// Everything that a replay starts from.
 pub struct Evidence<'a> {
     pub files: &'a Files,
+    pub engine: &'a Engine,
     pub record: RunRecord,
     pub guards: Guards,
     /// The scenario table as the run had it, and as a value.
@@ -33,6 +36,8 @@ pub struct Evidence<'a> {
     pub tier: Tier,
     pub profile: Profile,
     pub selection: Selection,
+    /// What every report must say of the settings.
+    pub settings: Value,
     pins: BTreeMap<String, (String, String)>,
 }
 
@@ -40,6 +45,8 @@ pub struct Evidence<'a> {
 pub struct ModelFacts {
     pub record: ModelRecord,
     pub facts: Facts,
+    /// SHA-256 of the file that states them.
+    pub sha256: String,
 }
 
 /// What `metadata/packhost/models/<model>.json` says that a replay needs.
@@ -49,6 +56,52 @@ pub struct Facts {
     tokenizer_sha256: String,
     tokenizer_vocab_size: usize,
     pub network: ModelInfo,
+    pub weights: StoredWeights,
+}
+
+/// The baseline's tensors, as its checkpoint stores them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredWeights {
+    /// One digest for all, as [`digest::of_weights`] makes it.
+    pub sha256: String,
+    pub tensors: BTreeMap<String, StoredTensor>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredTensor {
+    pub dtype: String,
+    pub shape: Vec<u64>,
+    /// SHA-256 of the elements, hexadecimal.
+    pub sha256: String,
+}
+
+impl StoredWeights {
+    /// The digest for all that follows from the tensors'.
+    fn fingerprint(&self) -> String {
+        let tensors = self.tensors.iter();
+        digest::of_weights(tensors.map(|(name, tensor)| {
+            let StoredTensor {
+                dtype,
+                shape,
+                sha256,
+            } = tensor;
+            (
+                name.as_str(),
+                dtype.as_str(),
+                shape.as_slice(),
+                sha256.as_str(),
+            )
+        }))
+    }
+
+    fn parameters(&self) -> u64 {
+        let elements = |shape: &[u64]| shape.iter().copied().fold(1, u64::saturating_mul);
+        let each = self.tensors.values().map(|tensor| elements(&tensor.shape));
+        each.fold(0, u64::saturating_add)
+    }
 }
 
 impl ModelFacts {
@@ -66,7 +119,7 @@ impl ModelFacts {
 
 impl<'a> Evidence<'a> {
     /// Reads it; nothing when the pack does not hold enough to derive anything.
-    pub fn read(files: &'a Files, engine: &Engine, findings: &mut Findings) -> Option<Self> {
+    pub fn read(files: &'a Files, engine: &'a Engine, findings: &mut Findings) -> Option<Self> {
         let name = paths::packed_record();
         if !files.has(&name) {
             findings.fail(
@@ -121,6 +174,10 @@ impl<'a> Evidence<'a> {
             .ok()?;
         let guards = guards(files, &record, engine, findings)?;
         let pins = pins(files, findings);
+        let bytes = |name: &str| files.read(name).unwrap_or_default();
+        let [lock, tuned] = [paths::packed(LOCK_FILE), paths::PACKED_TUNED.into()];
+        let tuned = files.has(&tuned).then(|| bytes(&tuned));
+        let settings = bound::settings(&bytes(&name), &bytes(&lock), &scenarios, tuned.as_deref());
         let models = record
             .models
             .iter()
@@ -128,6 +185,7 @@ impl<'a> Evidence<'a> {
             .collect::<Option<Vec<_>>>()?;
         Some(Self {
             files,
+            engine,
             record,
             guards,
             manifest,
@@ -136,6 +194,7 @@ impl<'a> Evidence<'a> {
             tier,
             profile,
             selection,
+            settings,
             pins,
         })
         .inspect(|evidence| {
@@ -186,9 +245,46 @@ impl<'a> Evidence<'a> {
             .ok()
     }
 
+    /// A table of the unedited model or of its perturbation: it names the model's facts.
+    pub fn table_of(
+        &self,
+        model: &ModelFacts,
+        name: &str,
+        findings: &mut Findings,
+    ) -> Option<Table> {
+        let table = self.table(name, findings)?;
+        let facts = paths::packed_profile(&model.record.folder);
+        let named = bound::get(&table, bound::MODEL);
+        bound_to(&facts, &model.sha256, name, named, findings);
+        Some(table)
+    }
+
+    /// Notes each file of settings that is not the one that a report names.
+    pub fn settled(&self, report: &str, stated: &Value, findings: &mut Findings) {
+        for (key, file) in [
+            ("run", paths::packed_record()),
+            ("plugins", paths::packed(LOCK_FILE)),
+            ("scenarios", layout::SCENARIOS.into()),
+            ("tuned_edit_params", paths::PACKED_TUNED.into()),
+        ] {
+            let text = |settings: &Value| settings[key].as_str().unwrap_or_default().to_owned();
+            let named = text(&stated["packhost"]["settings"]);
+            bound_to(&file, &text(&self.settings), report, &named, findings);
+        }
+    }
+
     /// A JSON document of the pack.
     pub fn json(&self, name: &str, findings: &mut Findings) -> Option<Value> {
         document(self.files, name, findings)
+    }
+}
+
+/// Notes a file whose digest is not the one that another file names.
+pub fn bound_to(file: &str, digest: &str, by: &str, named: &str, findings: &mut Findings) {
+    if digest != named {
+        let named = if named.is_empty() { "nothing" } else { named };
+        let why = format!("has the digest {digest}, but `{by}` names {named}");
+        findings.fail("replay.bound", file, why);
     }
 }
 
@@ -240,8 +336,18 @@ fn guards(
         let name = paths::packed_component(&guard.sha256);
         let bytes = files.read(&name);
         match bytes {
-            Ok(bytes) => components.push((guard.id.clone(), bytes)),
-            Err(why) => findings.fail("replay.component", &name, why),
+            Ok(bytes) if digest::bytes(&bytes) == guard.sha256 => {
+                components.push((guard.id.clone(), bytes));
+            }
+            Ok(bytes) => {
+                let why = format!("has the digest {}", digest::bytes(&bytes));
+                findings.fail("replay.component", &name, why);
+            }
+            Err(why) => {
+                let absent = format!("names `{name}`, which is not there");
+                findings.fail("replay.component", &paths::packed_record(), absent);
+                findings.fail("replay.component", &name, why);
+            }
         }
     }
     if components.len() < record.guards.len() {
@@ -304,11 +410,27 @@ fn model(files: &Files, record: &ModelRecord, findings: &mut Findings) -> Option
         ("/model_id", json!(record.id)),
         ("/revision", json!(record.revision)),
         ("/architecture", json!(facts.network.architecture)),
+        ("/parameters", json!(facts.weights.parameters())),
+        ("/tensors", json!(facts.weights.tensors.len())),
+        ("/weights/sha256", json!(facts.weights.fingerprint())),
     ] {
         findings.value("replay.model", &name, pointer, &derived, &document);
     }
+    for (index, tensor) in facts.network.tensors.iter().enumerate() {
+        let stored = facts.weights.tensors.get(&tensor.name);
+        for (key, derived) in [
+            ("dtype", json!(stored.map(|stored| &stored.dtype))),
+            ("shape", json!(stored.map(|stored| &stored.shape))),
+        ] {
+            let pointer = format!("/network/tensors/{index}/{key}");
+            findings.value("replay.model", &name, &pointer, &derived, &document);
+        }
+    }
+    let read = files.read(&name);
+    let sha256 = read.map(|bytes| digest::bytes(&bytes)).unwrap_or_default();
     Some(ModelFacts {
         record: record.clone(),
         facts,
+        sha256,
     })
 }

@@ -3,17 +3,19 @@
 //! [`replay`] does it for one report, [`replay_pack`] for everything that a pack claims, in the order in which a run makes it:
 //!
 //! 1. settings (`run.json`), the guard components by digest, and the lock file (`evidence`);
-//! 2. per model: the preset from the calibration tables, then per seed the baseline's report, then every subject's report with
+//! 2. per model: what its facts say twice, the preset from the calibration tables, then per seed the baseline's report, then every subject's report with
 //!    its probes (`models`, `evaluation`): window losses become perplexities, ratio and intervals, guards' verdicts, flags;
-//! 3. scenario outcomes, the final verdict and its summaries, and what sealing added (`claims`).
+//! 3. per subject: what its edit planned and says of itself, and whether its changes fit the baseline (`changes`);
+//! 4. scenario outcomes, the final verdict and its summaries, and what sealing added (`claims`).
 //!
 //! Each result is compared with the file that the pack holds, byte for byte; where they differ the places are listed
 //! ([`Difference`]). Later steps build on what was derived, not on what was stated, so that a falsified report cannot carry a
 //! falsified verdict.
 //!
 //! Guards run in the sandbox with nothing but their rows. What a replay must take as it stands are measurements: whoever
-//! invents tables and lets guards judge them makes a pack that replays. [`Replay::taken`] lists these files.
+//! invents tables, with the facts and lists that they name (`crate::run::bound`), and lets guards judge them makes a pack that replays. [`Replay::taken`] lists these files.
 
+mod changes;
 mod claims;
 mod difference;
 mod evaluation;
@@ -72,10 +74,11 @@ pub fn replay_pack(files: &Files, engine: &Engine) -> Replay {
     let mut findings = Findings::default();
     let (mut reports, mut judgements) = (0, 0);
     if let Some(evidence) = Evidence::read(files, engine, &mut findings) {
+        let mut editors = changes::Editors::new(&evidence, &mut findings);
         let derived: Vec<models::Derived> = evidence
             .models
             .iter()
-            .map(|model| models::derive(&evidence, model, &mut findings))
+            .map(|model| models::derive(&evidence, model, &mut editors, &mut findings))
             .collect();
         for model in &derived {
             reports += model.baselines.len() + model.subjects.len();

@@ -8,15 +8,18 @@ use packhost_measure::table::Table;
 use packhost_measure::tiers::Policies;
 use packhost_measure::windows::Windows;
 use packhost_pack::canonical::to_pretty;
+use packhost_pack::digest;
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::changes::Editors;
 use super::difference::Findings;
-use super::evaluation::{Evaluation, windows};
-use super::evidence::{Evidence, ModelFacts};
+use super::evaluation::{About, Evaluation, windows};
+use super::evidence::{Evidence, ModelFacts, bound_to};
 use crate::graph::{Graph, TaskKind};
 use crate::presets;
 use crate::run::baselines::perturbs;
+use crate::run::bound;
 use crate::run::changes::{Changes, ProbeAbout, nothing};
 use crate::run::paths;
 use crate::run::record::PresetSource;
@@ -53,13 +56,20 @@ struct Baseline {
 /// An evaluation that a run of these settings has.
 #[derive(Clone, Copy)]
 struct Due<'a> {
+    /// Of the scenario in the table.
+    index: usize,
     scenario: &'a Scenario,
     run: u32,
     seed: u64,
 }
 
 /// Derives what a pack says about a model.
-pub fn derive(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findings) -> Derived {
+pub fn derive(
+    evidence: &Evidence<'_>,
+    model: &ModelFacts,
+    editors: &mut Editors<'_>,
+    findings: &mut Findings,
+) -> Derived {
     let folder = &model.record.folder;
     let mut derived = Derived {
         folder: folder.clone(),
@@ -97,6 +107,7 @@ pub fn derive(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findin
                 run,
                 seed,
             } => due.push(Due {
+                index: scenario,
                 scenario: &evidence.manifest.scenarios[scenario],
                 run,
                 seed,
@@ -105,6 +116,15 @@ pub fn derive(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findin
         }
     }
     unexpected(evidence, folder, &due, findings);
+    for (index, scenario) in evidence.manifest.scenarios.iter().enumerate() {
+        let runs = due.iter().filter(|due| due.index == index);
+        let dirs = runs.map(|due| paths::packed_report_dir(folder, scenario, due.run));
+        let metadata = dirs.map(|dir| format!("{dir}/{}", paths::metadata_name(scenario)));
+        let metadata: Vec<String> = metadata.filter(|name| evidence.files.has(name)).collect();
+        if !metadata.is_empty() {
+            editors.check(model, scenario, &metadata, findings);
+        }
+    }
     let one = |due: &Due<'_>| {
         let mut findings = Findings::default();
         let subject = subject(
@@ -142,8 +162,12 @@ fn preset(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findings) 
     let stated = read
         .map_err(|why| findings.fail("replay.preset", &name, why))
         .ok()?;
+    if stated["model"]["sha256"].is_string() {
+        let weights = json!(model.facts.weights.sha256);
+        findings.value("replay.preset", &name, "/model/sha256", &weights, &stated);
+    }
     let derived = match record.preset {
-        PresetSource::Derived => calibrated(evidence, model, &stated, findings),
+        PresetSource::Derived => calibrated(evidence, model, findings),
         _ => None,
     };
     let check = |_: &str| "replay.preset";
@@ -154,11 +178,10 @@ fn preset(evidence: &Evidence<'_>, model: &ModelFacts, findings: &mut Findings) 
     Some(preset)
 }
 
-/// The preset that follows from the calibration tables. The digest of the weights is taken as stated.
+/// The preset that follows from the calibration tables.
 fn calibrated(
     evidence: &Evidence<'_>,
     model: &ModelFacts,
-    stated: &Value,
     findings: &mut Findings,
 ) -> Option<Value> {
     let record = &evidence.record;
@@ -168,7 +191,11 @@ fn calibrated(
         let seeds = first..first.saturating_add(u64::from(record.counts.calibration_runs));
         let named = seeds.map(|seed| paths::packed_table(&path(folder, seed)));
         named
-            .map(|name| evidence.table(&name, findings).map(|table| (name, table)))
+            .map(|name| {
+                evidence
+                    .table_of(model, &name, findings)
+                    .map(|table| (name, table))
+            })
             .collect::<Option<Vec<_>>>()
     };
     let ids = evidence.guards.ids();
@@ -177,6 +204,16 @@ fn calibrated(
         true => tables(paths::perturbation_table)?,
         false => Vec::new(),
     };
+    for ((name, noisy), (_, run)) in perturbations.iter().zip(&runs) {
+        let drawn = bound::get(run, bound::WINDOWS);
+        bound_to(
+            name,
+            bound::get(noisy, bound::WINDOWS),
+            &runs[0].0,
+            drawn,
+            findings,
+        );
+    }
     let name = paths::packed(&paths::preset(folder));
     let (names, all): (Vec<String>, Vec<Table>) =
         runs.iter().chain(&perturbations).cloned().unzip();
@@ -188,7 +225,7 @@ fn calibrated(
         let derived = preset::derive(&PresetInputs {
             model_name: folder,
             model_id: &model.record.id,
-            model_sha256: stated["model"]["sha256"].as_str().unwrap_or_default(),
+            model_sha256: &model.facts.weights.sha256,
             policies: &policies,
             windows: &evidence.window_plan(model, first),
             provider: &record.dataset.provider,
@@ -216,6 +253,13 @@ fn calibrated(
             );
             if findings.differences.len() == before {
                 findings.derived.extend(names);
+            } else if let Some(stated) = evidence.json(&file, findings) {
+                let listed = ["runs", "perturbations"].map(|list| stated[list].as_array());
+                let listed = listed.into_iter().flatten().flatten().map(Value::as_str);
+                for ((table, of), named) in names.iter().zip(&all).zip(listed) {
+                    let named = named.unwrap_or_default();
+                    bound_to(table, &of.digest(), &file, named, findings);
+                }
             }
             // As it is read back from its file.
             serde_json::from_str(&to_pretty(&preset)).ok()
@@ -239,7 +283,15 @@ fn baseline(
         .map_err(|why| findings.fail("replay.report", &name, why))
         .ok()?;
     let table_name = paths::packed_table(&paths::baseline_table(folder, seed));
-    let table = evidence.table(&table_name, findings)?;
+    let table = evidence.table_of(model, &table_name, findings)?;
+    let drawn = bound::get(&table, bound::WINDOWS);
+    bound_to(
+        &name,
+        &bound::windows(&windows),
+        &table_name,
+        drawn,
+        findings,
+    );
     let requests = presets::judging(None, evidence.tier, evidence.profile, None)
         .and_then(|tier| {
             let metric = evidence.metric(seed);
@@ -262,6 +314,7 @@ fn baseline(
         baseline_table: table_name,
         subject_table: paths::packed_table(&paths::baseline_subject_table(folder, seed)),
         rounds_table: paths::packed_table(&paths::baseline_rounds_table(folder, seed)),
+        about: None,
     };
     let report = match evaluation.derive(&stated, findings) {
         Some(evaluated) => {
@@ -316,6 +369,7 @@ fn subject(
         scenario,
         run,
         seed,
+        ..
     } = due;
     let folder = &model.record.folder;
     let dir = paths::packed_report_dir(folder, scenario, run);
@@ -393,6 +447,7 @@ fn evaluation<'a>(
         scenario,
         run,
         seed,
+        ..
     }: Due<'a>,
     baseline: &'a Baseline,
     preset: Option<&Value>,
@@ -405,7 +460,10 @@ fn evaluation<'a>(
     let plugin = |key: &str| said["packhost_plugin"][key].as_str().unwrap_or_default();
     evidence.pinned(plugin("id"), plugin("version"), plugin("sha256"), findings);
     let name = paths::packed(&paths::changes(folder, scenario));
-    let changes: Changes = serde_json::from_value(evidence.json(&name, findings)?)
+    let listed = evidence.json(&name, findings)?;
+    let sha256 = evidence.files.read(&name).map(|bytes| digest::hex(&bytes));
+    let sha256 = sha256.unwrap_or_default();
+    let changes: Changes = serde_json::from_value(listed)
         .map_err(|error| findings.fail("replay.changes", &name, error.to_string()))
         .ok()?;
     let spec = match &scenario.generation {
@@ -431,5 +489,10 @@ fn evaluation<'a>(
         baseline_table: paths::packed_table(&paths::baseline_table(folder, seed)),
         subject_table: paths::packed_table(&paths::subject_table(folder, &scenario.id, run)),
         rounds_table: paths::packed_table(&paths::rounds_table(folder, &scenario.id, run)),
+        about: Some(About {
+            changes: name,
+            changes_sha256: sha256,
+            metadata,
+        }),
     })
 }

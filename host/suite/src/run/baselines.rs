@@ -8,8 +8,9 @@ use packhost_measure::report::EditIdentity;
 use packhost_measure::table::Table;
 use packhost_model::TensorMeta;
 use packhost_pack::canonical::to_pretty;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::bound;
 use super::changes::nothing;
 use super::driver::Done;
 use super::model::ModelState;
@@ -33,6 +34,16 @@ impl Work<'_> {
     pub(super) fn set_up(&self, model: &ModelState) -> Result<Done> {
         let opened = model.open()?;
         let checkpoint = &opened.checkpoint;
+        let digests = model.digests()?;
+        let tensor = |meta: &TensorMeta| {
+            let facts = json!({
+                "dtype": meta.dtype.name(),
+                "shape": meta.shape,
+                "sha256": digests.get(&meta.name),
+            });
+            (meta.name.clone(), facts)
+        };
+        let tensors: Map<String, Value> = checkpoint.tensors().iter().map(tensor).collect();
         let elements: u64 = checkpoint.tensors().iter().map(TensorMeta::len).sum();
         let profile = json!({
             "model_id": model.request.id,
@@ -44,6 +55,7 @@ impl Work<'_> {
             "tokenizer_sha256": opened.tokenizer.digest(),
             "tokenizer_vocab_size": opened.tokenizer.vocab_size(),
             "network": opened.info,
+            "weights": {"sha256": checkpoint.fingerprint_of(digests), "tensors": tensors},
         });
         let mut outputs = BTreeMap::new();
         let folder = &model.request.folder;
@@ -105,10 +117,15 @@ impl Work<'_> {
             identity: model.identity("perturbation", seed)?,
             edit: EditIdentity::default(),
             changed: overlay.changed().keys().cloned().collect(),
+            changes: None,
+            settings: Value::Null,
             probes: BTreeSet::new(),
         };
         let mut table = self.evaluator().measure_subject(baseline, &input)?;
         table.put_text("model", "calibration.kind", "perturbation");
+        for quantity in [bound::MODEL, bound::WINDOWS] {
+            bound::put(&mut table, quantity, bound::get(&baseline.table, quantity));
+        }
         Ok(table)
     }
 
@@ -133,7 +150,7 @@ impl Work<'_> {
         let (preset, statistics) = preset::derive(&PresetInputs {
             model_name: &model.request.folder,
             model_id: &model.request.id,
-            model_sha256: &model.open()?.checkpoint.fingerprint()?,
+            model_sha256: &model.open()?.checkpoint.fingerprint_of(model.digests()?),
             policies: &policies,
             windows: &self.window_plan(model, self.request.counts.seed),
             provider: self.dataset.provider().name(),
@@ -175,6 +192,8 @@ impl Work<'_> {
                 identity: model.identity("baseline", seed)?,
                 edit: nothing(),
                 changed: BTreeSet::new(),
+                changes: None,
+                settings: bound::settings_of(self)?,
                 probes: self.every_probe(),
             };
             let evaluation =

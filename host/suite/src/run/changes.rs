@@ -4,8 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use packhost_measure::canonical::to_line;
 use packhost_measure::report::{EditIdentity, run_id};
-use packhost_model::Weights;
+use packhost_model::{Weights, digest};
+use packhost_plugin::{Fact, TargetFacts};
+use packhost_tensor::Tensor;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,38 +17,96 @@ use super::paths;
 use crate::scenarios::{Generation, Scenario};
 use crate::subject::{PERTURBATION, Subject};
 
-/// The tensors in which a subject differs from the baseline, by name.
+/// The format's name.
+pub const SCHEMA: &str = "packhost-subject-v2";
+
+/// The tensors in which a subject differs from the baseline, by name, and what it took to make them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changes {
-    schema: String,
-    changed: Vec<ChangedTensor>,
+    pub schema: String,
+    pub changed: Vec<ChangedTensor>,
+    /// Of an edit: every tensor that its plan names, in plan order, those included that came back as they were.
+    pub planned: Option<Vec<PlannedTensor>>,
+    /// SHA-256 of the configuration in canonical JSON, where it is not the baseline's.
+    pub config_sha256: Option<String>,
 }
 
-/// One of them. Of a tensor that was removed there is only the name.
+/// A changed tensor. Of one that was removed there is only the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ChangedTensor {
-    name: String,
-    shape: Option<Vec<usize>>,
-    layer: Option<u32>,
+pub struct ChangedTensor {
+    pub name: String,
+    pub dtype: Option<String>,
+    pub shape: Option<Vec<usize>>,
+    pub layer: Option<u32>,
+    /// SHA-256 of the elements as a checkpoint stores them, hexadecimal.
+    pub sha256: Option<String>,
+}
+
+/// A tensor of a plan, and the numbers that its plugin found while changing it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedTensor {
+    pub name: String,
+    /// Names and values, in the plugin's order. Values are texts, because JSON has no NaN: the shortest that reads back as
+    /// the same number.
+    pub facts: Vec<(String, String)>,
+}
+
+impl PlannedTensor {
+    fn of(target: &TargetFacts) -> Self {
+        let fact = |fact: &Fact| (fact.name.clone(), format!("{:?}", fact.value));
+        Self {
+            name: target.tensor.clone(),
+            facts: target.facts.iter().map(fact).collect(),
+        }
+    }
+
+    /// As the plugin was told of it.
+    ///
+    /// # Errors
+    /// In words: which value is no number in its one form.
+    pub fn facts(&self) -> Result<TargetFacts, String> {
+        let fact = |(name, text): &(String, String)| match text.parse::<f64>() {
+            Ok(value) if format!("{value:?}") == *text => Ok(Fact {
+                name: name.clone(),
+                value,
+            }),
+            _ => Err(format!(
+                "states `{text}` as `{name}` of `{}`, which is no number in its one form",
+                self.name
+            )),
+        };
+        Ok(TargetFacts {
+            tensor: self.name.clone(),
+            facts: self.facts.iter().map(fact).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 impl Changes {
-    /// The changes of a subject.
+    /// The changes of a subject. Hashes every changed tensor once, in parallel, while it is in memory.
     pub fn of(subject: &Subject) -> Self {
         let overlay = &subject.overlay;
-        let changed = overlay.changed().keys().map(|name| {
+        let changed: Vec<(&String, &Option<Tensor>)> = overlay.changed().iter().collect();
+        let changed = changed.into_par_iter().map(|(name, tensor)| {
             let meta = overlay.meta(name);
             ChangedTensor {
                 name: name.clone(),
+                dtype: meta.map(|meta| meta.dtype.name().into()),
                 shape: meta.map(|meta| meta.shape.clone()),
                 layer: meta.and_then(|meta| meta.layer),
+                sha256: tensor.as_ref().map(|tensor| digest::bytes(tensor.bytes())),
             }
         });
+        let planned = subject.planned.as_ref();
+        let config = || digest::bytes(to_line(overlay.config_json()).as_bytes());
         Self {
-            schema: "packhost-subject-v1".into(),
+            schema: SCHEMA.into(),
             changed: changed.collect(),
+            planned: planned.map(|planned| planned.iter().map(PlannedTensor::of).collect()),
+            config_sha256: overlay.config_changed().then(config),
         }
     }
 

@@ -5,6 +5,7 @@
 //! of presets. `model` holds what the tasks of one model share in memory, `memory` estimates, and `paths` says where files lie.
 
 pub(crate) mod baselines;
+pub(crate) mod bound;
 pub(crate) mod changes;
 pub mod driver;
 pub mod memory;

@@ -30,6 +30,7 @@ pub struct ModelState {
     baselines: Mutex<BTreeMap<u64, Arc<Lazy<MeasuredBaseline>>>>,
     subjects: Mutex<BTreeMap<usize, Arc<Subject>>>,
     policies: Lazy<Policies>,
+    digests: Lazy<BTreeMap<String, String>>,
     /// Measurements that do not depend on windows.
     fixed: Lazy<Table>,
 }
@@ -42,6 +43,7 @@ impl ModelState {
             baselines: Mutex::default(),
             subjects: Mutex::default(),
             policies: Lazy::default(),
+            digests: Lazy::default(),
             fixed: Lazy::default(),
         }
     }
@@ -69,6 +71,15 @@ impl ModelState {
                 info,
             })
         })
+    }
+
+    /// SHA-256 of every tensor, by name: all weights are read once for it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn digests(&self) -> Result<&BTreeMap<String, String>> {
+        self.digests
+            .get_or_try(|| Ok(self.open()?.checkpoint.tensor_digests()?))
     }
 
     /// Policies under which this model's subjects are judged.

@@ -2,7 +2,7 @@
 //!
 //! Beside the format's own files the pack holds, under `metadata/packhost/`, everything from which the verdict can be
 //! derived again: the run's settings, the measurement tables, the presets, the baseline's reports, which tensors each subject
-//! changed, the guard components by digest, and the lock file. [`crate::replay`] reads them.
+//! changed, the components of guards and edits by digest, and the lock file. [`crate::replay`] reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use packhost_pack::canonical::to_pretty;
 use packhost_pack::keys::{self, SigningKey};
 use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
 use packhost_pack::seal::{self, Entry, RunInfo, SealRequest};
-use packhost_plugin::Lock;
+use packhost_plugin::{Lock, PluginKind};
 use serde_json::Value;
 
 use super::driver::Done;
@@ -20,7 +20,8 @@ use super::record::RunRecord;
 use super::work::Work;
 use crate::Result;
 use crate::graph::TaskKind;
-use crate::scenarios::Manifest;
+use crate::scenarios::{Generation, Manifest};
+use crate::spec::{Resolution, resolve};
 use crate::toolbox::LOCK_FILE;
 
 /// Seals the pack of a run.
@@ -200,10 +201,7 @@ fn entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     entries.extend(plugin_entries(work)?);
     let tuned = "state/tuned_edit_params.json";
     if work.dir.path(tuned).is_file() {
-        entries.push(Entry::file(
-            "metadata/tuned_edit_params.json",
-            work.dir.path(tuned),
-        ));
+        entries.push(Entry::file(paths::PACKED_TUNED, work.dir.path(tuned)));
     }
     Ok(entries)
 }
@@ -279,18 +277,38 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The components that judged, by digest, and the lock of every installed plugin.
+/// The components that judged and those that edited, by digest, and the lock of every installed plugin.
 fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let registry = work.toolbox.registry();
     let lock = Lock::of(registry, LOCK_FILE).to_toml()?;
     let mut entries = vec![Entry::bytes(paths::packed(LOCK_FILE), lock)];
-    for identity in work.guards.identities() {
-        if let Some(entry) = registry.get(&identity.id) {
-            entries.push(Entry::file(
-                paths::packed_component(&identity.sha256),
-                entry.component(),
-            ));
-        }
+    let ids = work.guards.identities().into_iter().map(|guard| guard.id);
+    let mut used: BTreeSet<String> = ids.collect();
+    for edit_type in edit_types(work) {
+        used.insert(registry.serving(PluginKind::Edit, &edit_type)?.id().into());
+    }
+    for entry in used.iter().filter_map(|id| registry.get(id)) {
+        let packed = paths::packed_component(entry.digest());
+        entries.push(Entry::file(packed, entry.component()));
     }
     Ok(entries)
+}
+
+/// Types of the edits that were applied to a model of the run.
+fn edit_types(work: &Work<'_>) -> BTreeSet<String> {
+    let mut types = BTreeSet::new();
+    for task in &work.graph.tasks {
+        let TaskKind::Create { scenario } = task.kind else {
+            continue;
+        };
+        let Generation::Edit { edit_spec, version } = &work.scenario(scenario).generation else {
+            continue;
+        };
+        let keys = work.model(task).request.keys();
+        if let Resolution::Selected(edit) = resolve(edit_spec, version, &work.request.tuned, &keys)
+        {
+            types.insert(edit.edit_type);
+        }
+    }
+    types
 }

@@ -134,6 +134,9 @@ pub fn packed_record() -> String {
     packed("run.json")
 }
 
+/// The tuned parameters of edits.
+pub const PACKED_TUNED: &str = "metadata/tuned_edit_params.json";
+
 /// Where a table lies in a pack.
 pub fn packed_table(path: &str) -> String {
     packed(&format!("tables/{}", path.replacen("/tables", "", 1)))

@@ -6,6 +6,7 @@ use packhost_model::writer::{LinkMode, WriteOptions, write_checkpoint};
 use packhost_pack::canonical::to_pretty;
 use serde_json::Value;
 
+use super::bound;
 use super::changes::{Changes, ProbeAbout};
 use super::driver::Done;
 use super::model::ModelState;
@@ -13,6 +14,7 @@ use super::paths;
 use super::request::Mode;
 use super::work::Work;
 use crate::evaluate::{Evaluation, SubjectInput};
+use crate::rundir::hex_digest;
 use crate::scenarios::{Generation, Scenario};
 use crate::spec::{Resolution, resolve};
 use crate::subject::{PlannedEdit, Subject, inject, perturbed};
@@ -132,18 +134,24 @@ impl Work<'_> {
             },
         };
         let policies = self.policies_for(model, scenario)?;
+        let path = paths::changes(&model.request.folder, scenario);
+        let listed = self.dir.read(&path)?;
+        let changes: Changes = serde_json::from_slice(&listed)
+            .map_err(|error| Error::io("read", &self.dir.path(&path), error.into()))?;
         let evaluation = self.with_baseline(model, seed, |baseline| {
             let input = SubjectInput {
                 weights: &subject.overlay,
                 base: &**subject.overlay.base(),
                 identity: model.identity(&scenario.id, seed)?,
-                edit: Changes::of(&subject).identity(scenario, &subject.metadata),
+                edit: changes.identity(scenario, &subject.metadata),
                 changed: subject
                     .overlay
                     .changed()
                     .keys()
                     .cloned()
                     .collect::<BTreeSet<_>>(),
+                changes: Some(hex_digest(&listed)),
+                settings: bound::settings_of(self)?,
                 probes: match self.request.mode {
                     Mode::Study => self.every_probe(),
                     Mode::Full | Mode::CalibrateOnly => scenario.probes(),

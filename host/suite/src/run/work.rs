@@ -10,17 +10,19 @@ use packhost_measure::dataset::Dataset;
 use packhost_measure::tiers::{MetricOptions, Policies};
 use packhost_measure::windows::{WindowPlan, Windows, select};
 
+use super::bound;
 use super::driver::{Done, Executor, Labels};
 use super::memory::{Footprint, task_bytes};
 use super::model::ModelState;
 use super::packing;
+use super::paths;
 use super::request::RunRequest;
 use crate::Result;
 use crate::evaluate::{ALPHA, Evaluator, MeasuredBaseline};
 use crate::graph::{Graph, Task, TaskKind};
 use crate::guards::Guards;
 use crate::presets;
-use crate::rundir::RunDir;
+use crate::rundir::{RunDir, hex_digest};
 use crate::scenarios::{Generation, Scenario};
 use crate::toolbox::Toolbox;
 
@@ -115,7 +117,12 @@ impl Work<'_> {
             let evaluator = self.evaluator();
             let fixed = model.fixed(|| evaluator.fixed(weights, &windows, &requests))?;
             let identity = model.identity("baseline", seed)?;
-            evaluator.baseline(weights, identity, windows, requests, fixed)
+            let facts = self.dir.read(&paths::profile(&model.request.folder))?;
+            let drawn = bound::windows(&windows);
+            let mut measured = evaluator.baseline(weights, identity, windows, requests, fixed)?;
+            bound::put(&mut measured.table, bound::MODEL, &hex_digest(&facts));
+            bound::put(&mut measured.table, bound::WINDOWS, &drawn);
+            Ok(measured)
         };
         model.with_baseline(seed, make, then)
     }
