@@ -6,6 +6,7 @@ use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Profile, Tier};
 use packhost_measure::windows::{Selection, WindowPlan};
 use packhost_model::digest;
+use packhost_pack::canonical::to_pretty;
 use packhost_pack::files::Files;
 use packhost_pack::layout;
 use packhost_pack::seal::declared_scenarios;
@@ -172,12 +173,16 @@ impl<'a> Evidence<'a> {
                 findings.fail("replay.scenarios", layout::SCENARIOS, error.to_string());
             })
             .ok()?;
+        let form = to_pretty(&record.json());
+        findings.file(files, &|_| "replay.run", &name, form.as_bytes());
+        // Its form is the one that runs write; what it says is taken.
+        findings.derived.remove(&name);
         let guards = guards(files, &record, engine, findings)?;
         let pins = pins(files, findings);
         let bytes = |name: &str| files.read(name).unwrap_or_default();
         let [lock, tuned] = [paths::packed(LOCK_FILE), paths::PACKED_TUNED.into()];
         let tuned = files.has(&tuned).then(|| bytes(&tuned));
-        let settings = bound::settings(&bytes(&name), &bytes(&lock), &scenarios, tuned.as_deref());
+        let settings = bound::settings(&record, &bytes(&lock), &scenarios, tuned.as_deref());
         let models = record
             .models
             .iter()
@@ -270,6 +275,11 @@ impl<'a> Evidence<'a> {
             let text = |settings: &Value| settings[key].as_str().unwrap_or_default().to_owned();
             let named = text(&stated["packhost"]["settings"]);
             bound_to(&file, &text(&self.settings), report, &named, findings);
+        }
+        let (began, made) = (&self.record.began, &stated["artifacts"]["generated_at"]);
+        if made.as_str() != Some(began) {
+            let why = format!("says that the run began at {began}, but `{report}` is of {made}");
+            findings.fail("replay.run", &paths::packed_record(), why);
         }
     }
 

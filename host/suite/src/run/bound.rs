@@ -54,11 +54,15 @@ pub fn windows(windows: &Windows) -> String {
     sha256_hex(to_line(&document).as_bytes())
 }
 
-/// Digests of a run's settings, which its reports name: the record, the lock file, the scenario table in canonical JSON, and
-/// the tuned parameters where there are some.
-pub fn settings(record: &[u8], lock: &[u8], scenarios: &Value, tuned: Option<&[u8]>) -> Value {
+/// Digests of a run's settings, which its reports name: of the record, without the time that reports say themselves, and of the
+/// scenario table in canonical JSON; of the lock file; and of the tuned parameters where there are some.
+pub fn settings(record: &RunRecord, lock: &[u8], scenarios: &Value, tuned: Option<&[u8]>) -> Value {
+    let mut record = record.json();
+    if let Some(record) = record.as_object_mut() {
+        record.remove("began");
+    }
     json!({
-        "run": sha256_hex(record),
+        "run": sha256_hex(to_line(&record).as_bytes()),
         "plugins": sha256_hex(lock),
         "scenarios": sha256_hex(to_line(scenarios).as_bytes()),
         "tuned_edit_params": tuned.map(sha256_hex),
@@ -70,7 +74,6 @@ pub fn settings(record: &[u8], lock: &[u8], scenarios: &Value, tuned: Option<&[u
 /// # Errors
 /// The lock file cannot be written.
 pub fn settings_of(work: &Work<'_>) -> Result<Value> {
-    let record = to_pretty(&RunRecord::of(work).json());
     let lock = Lock::of(work.toolbox.registry(), LOCK_FILE).to_toml()?;
     let scenarios = serde_json::to_value(&work.request.manifest).unwrap_or_default();
     let tuned = match &work.request.tuned {
@@ -79,7 +82,7 @@ pub fn settings_of(work: &Work<'_>) -> Result<Value> {
     };
     let tuned = tuned.as_ref().map(String::as_bytes);
     Ok(settings(
-        record.as_bytes(),
+        &RunRecord::of(work),
         lock.as_bytes(),
         &scenarios,
         tuned,
