@@ -21,6 +21,7 @@ mod interrupted;
 mod memory;
 mod mutants;
 mod packs;
+mod recompute;
 mod replay;
 mod run;
 mod study;

@@ -434,6 +434,15 @@ pub struct VerifyArgs {
     /// Derive every number, flag and verdict of the pack again from its tables and guards, and compare
     #[arg(long)]
     pub replay: bool,
+    /// Measure again from the weights, on so many of the pack's subjects and seeds, and compare; implies --replay
+    #[arg(long, value_name = "K", requires = "models")]
+    pub recompute: Option<usize>,
+    /// Checkpoint of the pack's model, for --recompute; of several models each ID=DIR
+    #[arg(long = "model", value_name = "[ID=]DIR", requires = "recompute")]
+    pub models: Vec<String>,
+    /// Your own word for choosing what is measured again, best a random one: without it a signer could know the choice
+    #[arg(long, value_name = "TEXT", requires = "recompute", default_value = "")]
+    pub recompute_seed: String,
 }
 
 #[derive(Debug, Args)]

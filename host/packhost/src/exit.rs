@@ -56,6 +56,8 @@ exit_codes! {
     SubjectBroken = 18;
     /// What a pack claims does not follow from the measurements and guards that it holds.
     ReplayDiffers = 19;
+    /// What a pack says was measured is not what measuring it again gives.
+    RecomputeDiffers = 20;
     /// Interrupted by a signal; the run can be resumed.
     Interrupted = 130;
 }
@@ -193,7 +195,9 @@ impl Exit {
             SuiteError::UnknownSuite { .. }
             | SuiteError::UnknownScenario { .. }
             | SuiteError::EmptySuite { .. } => Self::Usage,
-            SuiteError::DatasetKind { .. } | SuiteError::SelectionName { .. } => Self::Usage,
+            SuiteError::DatasetKind { .. }
+            | SuiteError::SelectionName { .. }
+            | SuiteError::Recompute { .. } => Self::Usage,
             SuiteError::ModelCollision { .. } | SuiteError::PlanChanged { .. } => Self::Usage,
             SuiteError::ScenarioSetting { .. } | SuiteError::EditSpec { .. } => Self::Parameter,
             SuiteError::NothingSelected { .. } | SuiteError::NothingChanged { .. } => {

@@ -151,9 +151,9 @@ impl<'a> Comparison<'a> {
         };
         let requests = guards.plan(&policies, &metric, &model_info(&*baseline))?;
         let evaluator = Evaluator {
-            toolbox,
+            device: &toolbox.device,
             guards: &guards,
-            dataset: &dataset,
+            dataset: dataset.identity(),
             timestamp,
             hidden_bytes,
             cancel,
@@ -204,9 +204,9 @@ impl<'a> Comparison<'a> {
             probes: self.request.probes.clone(),
         };
         let evaluator = Evaluator {
-            toolbox: self.toolbox,
+            device: &self.toolbox.device,
             guards: &self.guards,
-            dataset: &self.dataset,
+            dataset: self.dataset.identity(),
             timestamp: self.timestamp,
             hidden_bytes: 0,
             cancel: self.cancel,

@@ -89,6 +89,8 @@ pub enum Error {
     EndlessRounds { guard: String, rounds: usize },
     #[error("judge again: {message}")]
     Replay { message: String },
+    #[error("measure again: {message}")]
+    Recompute { message: String },
     #[error("read the answer of guard `{guard}`: {message}")]
     GuardAnswer { guard: String, message: String },
     #[error("run the baseline `{model}`: {message}")]
@@ -142,7 +144,7 @@ impl Error {
             Self::PluginAbsent { .. } | Self::Plugin(_) => "plugin",
             Self::Scenario { why, .. } => why.class(),
             Self::EndlessRounds { .. } | Self::GuardAnswer { .. } => "guard",
-            Self::Replay { .. } => "replay",
+            Self::Replay { .. } | Self::Recompute { .. } => "replay",
             Self::BaselineFails { .. } => "baseline",
             Self::NothingSelected { .. } | Self::NothingChanged { .. } => "no_change",
             Self::Journal { .. } => "journal",

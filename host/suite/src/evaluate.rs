@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 
-use packhost_measure::dataset::Dataset;
+use packhost_measure::dataset::DatasetIdentity;
 use packhost_measure::report::{EditIdentity, Judged, ModelIdentity, ReportInputs};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::{MetricOptions, Policies};
@@ -14,12 +14,12 @@ use packhost_measure::{
 };
 use packhost_model::Weights;
 use packhost_model::network::{HiddenCache, KeepPolicy, Reference};
+use packhost_tensor::cpu::Cpu;
 use serde_json::Value;
 
 use crate::convert::model_info;
 use crate::guards::{Guards, Measurements, Plan};
 use crate::run::bound;
-use crate::toolbox::Toolbox;
 use crate::{Result, judging};
 
 /// One minus the level of the metric's intervals.
@@ -27,9 +27,9 @@ pub const ALPHA: f64 = 0.05;
 
 /// What every evaluation of a run shares.
 pub struct Evaluator<'a> {
-    pub toolbox: &'a Toolbox,
+    pub device: &'a Cpu,
     pub guards: &'a Guards,
-    pub dataset: &'a Dataset,
+    pub dataset: DatasetIdentity<'a>,
     /// Time of the reports, RFC 3339.
     pub timestamp: &'a str,
     /// Bytes of hidden states to keep of a baseline, so that subjects start at their first changed layer.
@@ -193,7 +193,7 @@ impl Evaluator<'_> {
             subject: &subject.identity,
             baseline: &baseline.identity,
             edit: &subject.edit,
-            dataset: self.dataset.identity(),
+            dataset: self.dataset,
             windows: &baseline.windows,
             baseline_table: &baseline.table,
             baseline_rounds: &rounds,
@@ -246,18 +246,17 @@ impl Evaluator<'_> {
     ) -> Result<Measured> {
         let request = MeasureRequest {
             weights,
-            device: &self.toolbox.device,
+            device: self.device,
             windows,
             requests,
             baseline,
             keep,
             probe: Some(&|request, meta, tensor| {
-                self.guards
-                    .probe(request, meta, tensor, &self.toolbox.device)
+                self.guards.probe(request, meta, tensor, self.device)
             }),
             cancel: Some(self.cancel),
         };
-        Ok(self.toolbox.device.install(|| measure(&request))?)
+        Ok(self.device.install(|| measure(&request))?)
     }
 }
 

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use packhost_model::writer::{Changes, CheckpointWriter, WriteOptions, WriteReport};
 use packhost_model::{Checkpoint, Overlay, TensorMeta, Weights};
 use packhost_plugin::{
-    Called, EditPlugin, LogLine, ModelInfo, Role, Target, TargetFacts, TensorInfo,
+    Called, EditPlugin, InjectionPlugin, LogLine, ModelInfo, Role, Target, TargetFacts, TensorInfo,
 };
 use packhost_tensor::Tensor;
+use packhost_tensor::cpu::Cpu;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -40,7 +41,7 @@ pub struct Subject {
 
 /// An edit that has been planned on a checkpoint and can be applied tensor by tensor.
 pub struct PlannedEdit<'a> {
-    toolbox: &'a Toolbox,
+    device: &'a Cpu,
     plugin: EditPlugin,
     identity: PluginIdentity,
     edit: &'a ResolvedEdit,
@@ -54,7 +55,19 @@ impl<'a> PlannedEdit<'a> {
     /// # Errors
     /// No plugin serves the type, it declines, or it selects no tensor.
     pub fn new(toolbox: &'a Toolbox, base: &Checkpoint, edit: &'a ResolvedEdit) -> Result<Self> {
-        let (plugin, identity) = toolbox.edit(&edit.edit_type)?;
+        Self::by(toolbox.edit(&edit.edit_type)?, &toolbox.device, base, edit)
+    }
+
+    /// As [`new`](Self::new), with this plugin.
+    ///
+    /// # Errors
+    /// It declines, or it selects no tensor.
+    pub fn by(
+        (plugin, identity): (EditPlugin, PluginIdentity),
+        device: &'a Cpu,
+        base: &Checkpoint,
+        edit: &'a ResolvedEdit,
+    ) -> Result<Self> {
         let info = model_info(base);
         let targets = plugin.plan(&edit.params.to_string(), &info)?.value;
         if targets.is_empty() {
@@ -64,7 +77,7 @@ impl<'a> PlannedEdit<'a> {
             });
         }
         Ok(Self {
-            toolbox,
+            device,
             plugin,
             identity,
             edit,
@@ -92,9 +105,7 @@ impl<'a> PlannedEdit<'a> {
                     edit: self.edit.edit_type.clone(),
                     scope: target.tensor.clone(),
                 })?;
-        let Called { value, log, .. } =
-            self.plugin
-                .apply(target, &tensor, &info, &self.toolbox.device)?;
+        let Called { value, log, .. } = self.plugin.apply(target, &tensor, &info, self.device)?;
         Ok((
             value.tensor,
             TargetFacts {
@@ -113,7 +124,6 @@ impl<'a> PlannedEdit<'a> {
         // In parallel, but gathered in plan order: the result does not depend on who finished first.
         let each = |target| self.apply(target, base);
         let applied: Vec<_> = self
-            .toolbox
             .device
             .install(|| self.targets.par_iter().map(each).collect::<Result<_>>())?;
         let mut overlay = Overlay::new(Arc::clone(base));
@@ -289,11 +299,30 @@ pub fn inject(
     error_type: &str,
     env: &Map<String, Value>,
 ) -> Result<Subject> {
-    let (plugin, identity) = toolbox.injection(error_type)?;
+    inject_by(
+        toolbox.injection(error_type)?,
+        &toolbox.device,
+        base,
+        error_type,
+        env,
+    )
+}
+
+/// As [`inject`], with this plugin.
+///
+/// # Errors
+/// It declines, or nothing changed.
+pub fn inject_by(
+    (plugin, identity): (InjectionPlugin, PluginIdentity),
+    device: &Cpu,
+    base: &Arc<Checkpoint>,
+    error_type: &str,
+    env: &Map<String, Value>,
+) -> Result<Subject> {
     let params = json!({"error_type": error_type, "env": env}).to_string();
     let mut overlay = Overlay::new(Arc::clone(base));
     let Called { value, log, .. } =
-        plugin.inject(&params, &mut OverlayDraft(&mut overlay), &toolbox.device)?;
+        plugin.inject(&params, &mut OverlayDraft(&mut overlay), device)?;
     if overlay.changed().is_empty() && !overlay.config_changed() {
         return Err(Error::NothingChanged {
             scenario: error_type.into(),

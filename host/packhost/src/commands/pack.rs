@@ -10,7 +10,10 @@ use packhost_pack::inspect::inspect;
 use packhost_pack::verify::{VerifyOptions, verify};
 use packhost_pack::{canonical, keys, signature};
 use packhost_plugin::{CacheDir, Engine, EngineOptions, Limits};
-use packhost_suite::replay::{Replay, replay_pack};
+use packhost_suite::replay::recompute::{Audit, Bound, Recompute, recompute};
+use packhost_suite::replay::{Difference, Replay, replay_pack};
+use packhost_tensor::cpu::Cpu;
+use packhost_tensor::cpu::matmul::use_matrix_tiles;
 use packhost_verify::{accepted, say_findings};
 use serde_json::{Value, json};
 
@@ -86,17 +89,32 @@ fn build_pack(arguments: BuildArgs) -> Result<Exit, Failure> {
 
 fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
     let verification = arguments.verify.verify();
-    let replayed = match &verification.files {
-        Some(files) if arguments.replay => Some(replay_pack(files, &replay_engine()?)),
-        _ => None,
-    };
-    let exit = match (&replayed, Exit::of_class(verification.exit)) {
-        (Some(replay), Exit::Success) if !replay.agrees() => Exit::ReplayDiffers,
-        (_, exit) => exit,
+    let replays = arguments.replay || arguments.recompute.is_some();
+    let (mut replayed, mut measured) = (None, None);
+    if let Some(files) = verification.files.as_ref().filter(|_| replays) {
+        let layer = Layer::from_environment(|name| std::env::var(name).ok())?;
+        let engine = replay_engine(&layer)?;
+        replayed = Some(replay_pack(files, &engine));
+        if let Some(count) = arguments.recompute {
+            measured = Some(measure_again(arguments, count, files, &engine, &layer)?);
+        }
+    }
+    let exit = match Exit::of_class(verification.exit) {
+        Exit::Success if !replayed.as_ref().is_none_or(Replay::agrees) => Exit::ReplayDiffers,
+        Exit::Success if !measured.as_ref().is_none_or(Recompute::agrees) => Exit::RecomputeDiffers,
+        exit => exit,
     };
     say_findings(&verification);
     if let Some(replay) = &replayed {
-        say_differences(replay);
+        say_differences(&replay.differences);
+    }
+    if let Some(measured) = &measured {
+        say_differences(&measured.differences);
+        for model in &measured.absent {
+            eprintln!(
+                "warning: nothing was measured of `{model}`: no checkpoint of it was given (--model)"
+            );
+        }
     }
     if arguments.verify.json {
         let mut answer = verification.json();
@@ -104,6 +122,9 @@ fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
             answer["ok"] = json!(exit == Exit::Success);
             answer["packhost"]["exit"] = json!(exit as u8);
             answer["packhost"]["replay"] = replay.json();
+        }
+        if let Some(measured) = &measured {
+            answer["packhost"]["recompute"] = measured.json();
         }
         print_line(&canonical::to_line(&answer));
         return Ok(exit);
@@ -120,7 +141,52 @@ fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
             replay.taken.len()
         ));
     }
+    if let Some(measured) = measured.filter(Recompute::agrees) {
+        let within = match measured.within {
+            0 => "all are the same".to_owned(),
+            within => format!("{within} differ, within {}", bound_in_words(measured.bound)),
+        };
+        print_line(&format!(
+            "measured again: {} tensors have the stated digests; of {} measurements {} were drawn and made again from the weights, {} values: {within}",
+            measured.tensors,
+            measured.of,
+            measured.drawn.len(),
+            measured.values
+        ));
+    }
     Ok(exit)
+}
+
+/// Measures again what the auditor's choice falls on.
+fn measure_again(
+    arguments: &VerifyArgs,
+    count: usize,
+    files: &Files,
+    engine: &Engine,
+    layer: &Layer,
+) -> Result<Recompute, Failure> {
+    let model = |text: &String| match text.split_once('=') {
+        // A folder may have the sign in its name.
+        Some((id, dir)) if !Path::new(text).is_dir() => (Some(id.to_owned()), dir.into()),
+        _ => (None, text.into()),
+    };
+    let audit = Audit {
+        count,
+        seed: arguments.recompute_seed.clone(),
+        models: arguments.models.iter().map(model).collect(),
+    };
+    use_matrix_tiles(layer.matrix_tiles.unwrap_or(true));
+    let threads = layer.threads.filter(|&threads| threads > 0);
+    let device = Cpu::new(threads)
+        .map_err(|error| Failure::from_suite(packhost_suite::Error::from(error)))?;
+    Ok(recompute(files, engine, &device, &audit)?)
+}
+
+fn bound_in_words(bound: Bound) -> String {
+    format!(
+        "the bound for another kind of processor ({} of a number, or {})",
+        bound.relative, bound.absolute
+    )
 }
 
 /// The files of a pack that is as it was signed, whoever signed.
@@ -194,10 +260,9 @@ fn diff_packs(arguments: &DiffArgs) -> Result<Exit, Failure> {
 }
 
 /// The sandbox of a replay. Nothing is written, so compiled components are kept only where the settings name a folder.
-fn replay_engine() -> Result<Engine, Failure> {
-    let layer = Layer::from_environment(|name| std::env::var(name).ok())?;
-    let cache = match layer.plugin_cache {
-        Some(path) if !path.as_os_str().is_empty() => CacheDir::At(path),
+fn replay_engine(layer: &Layer) -> Result<Engine, Failure> {
+    let cache = match &layer.plugin_cache {
+        Some(path) if !path.as_os_str().is_empty() => CacheDir::At(path.clone()),
         _ => CacheDir::Off,
     };
     let limits = Limits::default();
@@ -205,16 +270,16 @@ fn replay_engine() -> Result<Engine, Failure> {
         .map_err(|error| Failure::from_suite(packhost_suite::Error::from(error)))
 }
 
-/// The differences of a replay, the first ones in full.
-fn say_differences(replay: &Replay) {
+/// What a replay or measuring again found, the first ones in full.
+fn say_differences(differences: &[Difference]) {
     const SHOWN: usize = 50;
-    for difference in replay.differences.iter().take(SHOWN) {
+    for difference in differences.iter().take(SHOWN) {
         eprintln!("error: {difference}");
     }
-    if replay.differences.len() > SHOWN {
+    if differences.len() > SHOWN {
         eprintln!(
             "error: and {} more differences; --json lists them all",
-            replay.differences.len() - SHOWN
+            differences.len() - SHOWN
         );
     }
 }

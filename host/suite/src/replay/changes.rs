@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use packhost_model::names;
 use packhost_pack::canonical::to_pretty;
 use packhost_pack::digest;
-use packhost_plugin::{EditPlugin, Plugin, PluginKind, inspect};
+use packhost_plugin::{EditPlugin, Plugin, PluginKind};
 use serde_json::{Value, json};
 
+use super::components;
 use super::difference::Findings;
 use super::evidence::{Evidence, ModelFacts, StoredTensor};
 use crate::run::changes::{ChangedTensor, Changes, SCHEMA};
@@ -34,17 +35,9 @@ pub struct Editors<'a> {
 impl<'a> Editors<'a> {
     /// Reads the tuned parameters, where the run had some.
     pub fn new(evidence: &'a Evidence<'a>, findings: &mut Findings) -> Self {
-        let name = paths::PACKED_TUNED;
-        let tuned = match evidence.files.has(name) {
-            false => Tuned::Absent,
-            true => match evidence.json(name, findings) {
-                Some(Value::Object(tuned)) => Tuned::File(tuned),
-                _ => Tuned::Unusable,
-            },
-        };
         Self {
             evidence,
-            tuned,
+            tuned: evidence.tuned(findings),
             loaded: BTreeMap::new(),
         }
     }
@@ -76,6 +69,9 @@ impl<'a> Editors<'a> {
         let before = findings.differences.len();
         list.forms(findings);
         let Generation::Edit { edit_spec, version } = &scenario.generation else {
+            if matches!(scenario.generation, Generation::Error { .. }) {
+                self.fault(metadata, findings);
+            }
             return list.fault(findings);
         };
         let keys = [model.record.id.as_str(), model.record.folder.as_str()];
@@ -145,6 +141,25 @@ impl<'a> Editors<'a> {
         Ok(())
     }
 
+    /// The component of a fault is the one that its metadata names. It is not run: a fault chooses by values, see
+    /// [`recompute`](super::recompute).
+    fn fault(&self, metadata: &[String], findings: &mut Findings) {
+        for name in metadata {
+            let Some(said) = self.evidence.json(name, findings) else {
+                continue;
+            };
+            let sha256 = &said["packhost_plugin"]["sha256"];
+            let sha256 = sha256.as_str().unwrap_or_default();
+            let name = paths::packed_component(sha256);
+            match components::read(self.evidence.files, sha256, PluginKind::Injection) {
+                Ok(_) => {
+                    findings.derived.insert(name);
+                }
+                Err(why) => findings.fail("replay.component", &name, why),
+            }
+        }
+    }
+
     /// The edit component with this digest.
     fn load(
         &mut self,
@@ -153,12 +168,13 @@ impl<'a> Editors<'a> {
     ) -> Option<&(EditPlugin, PluginIdentity)> {
         if !self.loaded.contains_key(sha256) {
             let name = paths::packed_component(sha256);
-            let loaded = match self.compile(sha256, &name) {
-                Ok(loaded) => {
+            let loaded = match components::load(self.evidence, sha256, PluginKind::Edit) {
+                Ok((Plugin::Edit(plugin), identity)) => {
                     findings.derived.insert(name);
-                    Some(loaded)
+                    Some((plugin, identity))
                 }
-                Err(why) => {
+                loaded => {
+                    let why = loaded.err().unwrap_or_else(|| "is no edit".into());
                     findings.fail("replay.component", &name, why);
                     None
                 }
@@ -166,28 +182,6 @@ impl<'a> Editors<'a> {
             self.loaded.insert(sha256.to_owned(), loaded);
         }
         self.loaded.get(sha256)?.as_ref()
-    }
-
-    fn compile(&self, sha256: &str, name: &str) -> Result<(EditPlugin, PluginIdentity), String> {
-        let bytes = self.evidence.files.read(name)?;
-        let found = digest::hex(&bytes);
-        if found != sha256 {
-            return Err(format!("has the digest {found}"));
-        }
-        let kind = Some(PluginKind::Edit);
-        let inspection = inspect(&bytes, kind).map_err(|error| error.to_string())?;
-        let plugin = self.evidence.engine.load_bytes(name, &bytes, kind);
-        let Plugin::Edit(plugin) = plugin.map_err(|error| error.to_string())? else {
-            return Err("is no edit".into());
-        };
-        let described = plugin.describe();
-        let identity = PluginIdentity {
-            id: described.id.clone(),
-            version: described.version.clone(),
-            interface: inspection.interface.to_string(),
-            sha256: found,
-        };
-        Ok((plugin, identity))
     }
 }
 

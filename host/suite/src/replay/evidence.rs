@@ -22,6 +22,7 @@ use crate::run::model::Named;
 use crate::run::paths;
 use crate::run::record::{ModelRecord, RunRecord, SCHEMA};
 use crate::scenarios::Manifest;
+use crate::spec::Tuned;
 use crate::toolbox::LOCK_FILE;
 
 /// Everything that a replay starts from.
@@ -280,6 +281,18 @@ impl<'a> Evidence<'a> {
         if made.as_str() != Some(began) {
             let why = format!("says that the run began at {began}, but `{report}` is of {made}");
             findings.fail("replay.run", &paths::packed_record(), why);
+        }
+    }
+
+    /// The tuned parameters of edits.
+    pub fn tuned(&self, findings: &mut Findings) -> Tuned {
+        let name = paths::PACKED_TUNED;
+        match self.files.has(name) {
+            false => Tuned::Absent,
+            true => match self.json(name, findings) {
+                Some(Value::Object(tuned)) => Tuned::File(tuned),
+                _ => Tuned::Unusable,
+            },
         }
     }
 

@@ -13,14 +13,17 @@
 //! falsified verdict.
 //!
 //! Guards run in the sandbox with nothing but their rows. What a replay must take as it stands are measurements: whoever
-//! invents tables, with the facts and lists that they name (`crate::run::bound`), and lets guards judge them makes a pack that replays. [`Replay::taken`] lists these files.
+//! invents tables, with the facts and lists that they name (`crate::run::bound`), and lets guards judge them makes a pack that replays. [`Replay::taken`] lists these files. [`recompute`] measures again,
+//! for who has the model.
 
 mod changes;
 mod claims;
+mod components;
 mod difference;
 mod evaluation;
 mod evidence;
 mod models;
+pub mod recompute;
 mod stored;
 
 use packhost_pack::files::Files;

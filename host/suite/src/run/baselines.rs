@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use packhost_measure::preset::{self, PresetInputs};
 use packhost_measure::report::EditIdentity;
 use packhost_measure::table::Table;
-use packhost_model::TensorMeta;
 use packhost_pack::canonical::to_pretty;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::bound;
 use super::changes::nothing;
@@ -17,7 +16,7 @@ use super::model::ModelState;
 use super::paths;
 use super::work::Work;
 use crate::Result;
-use crate::evaluate::{MeasuredBaseline, SubjectInput};
+use crate::evaluate::{Evaluator, MeasuredBaseline, SubjectInput};
 use crate::perturb::perturb;
 use crate::scenarios::{Generation, Scenario};
 
@@ -30,33 +29,40 @@ pub fn perturbs(calibration_runs: u32, guards: &[String]) -> bool {
     calibration_runs >= FEWEST_PERTURBATIONS && guards.iter().any(|id| ours.contains(&id.as_str()))
 }
 
+/// Measures a model with rounding noise on the windows of `seed`; the noise is drawn by it as well.
+///
+/// # Errors
+/// The model cannot be opened, or measuring fails.
+pub fn perturbation(
+    evaluator: &Evaluator<'_>,
+    model: &ModelState,
+    baseline: &MeasuredBaseline,
+    seed: u64,
+) -> Result<Table> {
+    let base = &model.open()?.checkpoint;
+    let overlay = perturb(base, seed)?;
+    let input = SubjectInput {
+        weights: &overlay,
+        base: &**base,
+        identity: model.identity("perturbation", seed)?,
+        edit: EditIdentity::default(),
+        changed: overlay.changed().keys().cloned().collect(),
+        changes: None,
+        settings: Value::Null,
+        probes: BTreeSet::new(),
+    };
+    let mut table = evaluator.measure_subject(baseline, &input)?;
+    table.put_text("model", "calibration.kind", "perturbation");
+    for quantity in [bound::MODEL, bound::WINDOWS] {
+        bound::put(&mut table, quantity, bound::get(&baseline.table, quantity));
+    }
+    Ok(table)
+}
+
 impl Work<'_> {
     pub(super) fn set_up(&self, model: &ModelState) -> Result<Done> {
-        let opened = model.open()?;
-        let checkpoint = &opened.checkpoint;
-        let digests = model.digests()?;
-        let tensor = |meta: &TensorMeta| {
-            let facts = json!({
-                "dtype": meta.dtype.name(),
-                "shape": meta.shape,
-                "sha256": digests.get(&meta.name),
-            });
-            (meta.name.clone(), facts)
-        };
-        let tensors: Map<String, Value> = checkpoint.tensors().iter().map(tensor).collect();
-        let elements: u64 = checkpoint.tensors().iter().map(TensorMeta::len).sum();
-        let profile = json!({
-            "model_id": model.request.id,
-            "revision": model.request.revision,
-            "architecture": checkpoint.config().architecture_name,
-            "parameters": elements,
-            "tensors": checkpoint.tensors().len(),
-            "shards": checkpoint.shard_digests()?,
-            "tokenizer_sha256": opened.tokenizer.digest(),
-            "tokenizer_vocab_size": opened.tokenizer.vocab_size(),
-            "network": opened.info,
-            "weights": {"sha256": checkpoint.fingerprint_of(digests), "tensors": tensors},
-        });
+        let profile = model.facts()?;
+        let elements = &profile["parameters"];
         let mut outputs = BTreeMap::new();
         let folder = &model.request.folder;
         self.put(
@@ -109,24 +115,7 @@ impl Work<'_> {
         baseline: &MeasuredBaseline,
         seed: u64,
     ) -> Result<Table> {
-        let base = &model.open()?.checkpoint;
-        let overlay = perturb(base, seed)?;
-        let input = SubjectInput {
-            weights: &overlay,
-            base: &**base,
-            identity: model.identity("perturbation", seed)?,
-            edit: EditIdentity::default(),
-            changed: overlay.changed().keys().cloned().collect(),
-            changes: None,
-            settings: Value::Null,
-            probes: BTreeSet::new(),
-        };
-        let mut table = self.evaluator().measure_subject(baseline, &input)?;
-        table.put_text("model", "calibration.kind", "perturbation");
-        for quantity in [bound::MODEL, bound::WINDOWS] {
-            bound::put(&mut table, quantity, bound::get(&baseline.table, quantity));
-        }
-        Ok(table)
+        perturbation(&self.evaluator(), model, baseline, seed)
     }
 
     pub(super) fn generate_preset(&self, model: &ModelState) -> Result<Done> {

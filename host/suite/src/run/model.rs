@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use packhost_measure::report::{ModelIdentity, run_id};
 use packhost_measure::table::Table;
 use packhost_measure::tiers::Policies;
-use packhost_model::{Checkpoint, Tokenizer};
+use packhost_model::{Checkpoint, TensorMeta, Tokenizer};
 use packhost_plugin::ModelInfo;
+use serde_json::{Map, Value, json};
 
 use super::request::ModelRequest;
 use crate::convert::model_info;
@@ -80,6 +81,38 @@ impl ModelState {
     pub fn digests(&self) -> Result<&BTreeMap<String, String>> {
         self.digests
             .get_or_try(|| Ok(self.open()?.checkpoint.tensor_digests()?))
+    }
+
+    /// What a run records about the model before it measures: architecture, tokenizer, and every tensor with its digest.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn facts(&self) -> Result<Value> {
+        let opened = self.open()?;
+        let checkpoint = &opened.checkpoint;
+        let digests = self.digests()?;
+        let tensor = |meta: &TensorMeta| {
+            let facts = json!({
+                "dtype": meta.dtype.name(),
+                "shape": meta.shape,
+                "sha256": digests.get(&meta.name),
+            });
+            (meta.name.clone(), facts)
+        };
+        let tensors: Map<String, Value> = checkpoint.tensors().iter().map(tensor).collect();
+        let elements: u64 = checkpoint.tensors().iter().map(TensorMeta::len).sum();
+        Ok(json!({
+            "model_id": self.request.id,
+            "revision": self.request.revision,
+            "architecture": checkpoint.config().architecture_name,
+            "parameters": elements,
+            "tensors": checkpoint.tensors().len(),
+            "shards": checkpoint.shard_digests()?,
+            "tokenizer_sha256": opened.tokenizer.digest(),
+            "tokenizer_vocab_size": opened.tokenizer.vocab_size(),
+            "network": opened.info,
+            "weights": {"sha256": checkpoint.fingerprint_of(digests), "tensors": tensors},
+        }))
     }
 
     /// Policies under which this model's subjects are judged.

@@ -2,7 +2,7 @@
 //!
 //! Beside the format's own files the pack holds, under `metadata/packhost/`, everything from which the verdict can be
 //! derived again: the run's settings, the measurement tables, the presets, the baseline's reports, which tensors each subject
-//! changed, the components of guards and edits by digest, and the lock file. [`crate::replay`] reads them.
+//! changed, the components of guards, edits and faults by digest, and the lock file. [`crate::replay`] reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,7 @@ use packhost_pack::keys::{self, SigningKey};
 use packhost_pack::provenance::{Gpus, Runtime, SourceHints, environment, source_repo};
 use packhost_pack::seal::{self, Entry, RunInfo, SealRequest};
 use packhost_plugin::{Lock, PluginKind};
+use packhost_tensor::cpu::matmul::uses_matrix_tiles;
 use serde_json::Value;
 
 use super::driver::Done;
@@ -64,7 +65,7 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         scenarios: Some(&table),
         run: &run,
         source_repo: &source()?,
-        environment: &environment(&work.began, &Gpus::default()),
+        environment: &machine(&work.began),
         runtime: Some(&runtime),
         generated_at: &work.began,
         profile: pack_profile(request.profile),
@@ -88,6 +89,14 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         summary,
         outputs: BTreeMap::new(),
     })
+}
+
+/// The machine, with what the last places of products depend on: whoever measures again holds rows to the bit where it is the
+/// same.
+fn machine(began: &str) -> Value {
+    let mut machine = environment(began, &Gpus::default());
+    machine["matrix_tiles"] = uses_matrix_tiles().into();
+    machine
 }
 
 /// The reports are verified in the pack at the same profile that they were made with.
@@ -277,15 +286,15 @@ fn model_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The components that judged and those that edited, by digest, and the lock of every installed plugin.
+/// The components that judged and those that made subjects, by digest, and the lock of every installed plugin.
 fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     let registry = work.toolbox.registry();
     let lock = Lock::of(registry, LOCK_FILE).to_toml()?;
     let mut entries = vec![Entry::bytes(paths::packed(LOCK_FILE), lock)];
     let ids = work.guards.identities().into_iter().map(|guard| guard.id);
     let mut used: BTreeSet<String> = ids.collect();
-    for edit_type in edit_types(work) {
-        used.insert(registry.serving(PluginKind::Edit, &edit_type)?.id().into());
+    for (kind, named) in served(work) {
+        used.insert(registry.serving(kind, &named)?.id().into());
     }
     for entry in used.iter().filter_map(|id| registry.get(id)) {
         let packed = paths::packed_component(entry.digest());
@@ -294,20 +303,25 @@ fn plugin_entries(work: &Work<'_>) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Types of the edits that were applied to a model of the run.
-fn edit_types(work: &Work<'_>) -> BTreeSet<String> {
-    let mut types = BTreeSet::new();
+/// Types of the edits and faults that were applied to a model of the run.
+fn served(work: &Work<'_>) -> Vec<(PluginKind, String)> {
+    let mut types = Vec::new();
     for task in &work.graph.tasks {
         let TaskKind::Create { scenario } = task.kind else {
             continue;
         };
-        let Generation::Edit { edit_spec, version } = &work.scenario(scenario).generation else {
-            continue;
-        };
         let keys = work.model(task).request.keys();
-        if let Resolution::Selected(edit) = resolve(edit_spec, version, &work.request.tuned, &keys)
-        {
-            types.insert(edit.edit_type);
+        match &work.scenario(scenario).generation {
+            Generation::Edit { edit_spec, version } => {
+                let resolved = resolve(edit_spec, version, &work.request.tuned, &keys);
+                if let Resolution::Selected(edit) = resolved {
+                    types.push((PluginKind::Edit, edit.edit_type));
+                }
+            }
+            Generation::Error { error_type, .. } => {
+                types.push((PluginKind::Injection, error_type.clone()));
+            }
+            Generation::Perturbation { .. } => {}
         }
     }
     types

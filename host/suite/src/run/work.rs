@@ -145,9 +145,9 @@ impl Work<'_> {
     pub(super) fn evaluator(&self) -> Evaluator<'_> {
         let seeds = u64::from(self.request.counts.calibration_runs.max(1));
         Evaluator {
-            toolbox: self.toolbox,
+            device: &self.toolbox.device,
             guards: &self.guards,
-            dataset: &self.dataset,
+            dataset: self.dataset.identity(),
             timestamp: &self.began,
             hidden_bytes: self.request.memory / HIDDEN_SHARE / seeds,
             cancel: self.cancel,
