@@ -142,6 +142,7 @@ fn exit_codes() {
       17  A parameter of an edit, a fault or a guard is wrong.
       18  The subject of `evaluate` cannot be run; the report, a structural failure, was written.
       19  What a pack claims does not follow from the measurements and guards that it holds.
+      20  What a pack says was measured is not what measuring it again gives.
      130  Interrupted by a signal; the run can be resumed.
     ");
 }

@@ -147,7 +147,7 @@ fn a_run_that_passes() {
     [time] s  prune_50pct_stress                 run 1  ratio 2.0697       fail: primary-metric, distribution-shift, activation-shift; warn: spectral, weight-shift
     [time] s  nan_injection                      run 1  no ratio           fail: invariants, primary-metric, weight-shift, distribution-shift, activation-shift; warn: spectral, rmt, variance
     [time] s  verdict PASS
-    [time] s  sealed 51 files in run/evidence_pack, signed by sha256:[digest]
+    [time] s  sealed 52 files in run/evidence_pack, signed by sha256:[digest]
     verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
