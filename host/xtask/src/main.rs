@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask components | demo | test | ci | release`.
+//! The project's own commands: `cargo xtask components | demo | test | fuzz | ci | release`.
 //!
 //! Each sets up what it needs on a fresh machine, says what it does, and fails with a sentence that tells what is missing.
 //! Nothing here is part of the program; it has no dependencies, so that it is built in a second.
 
 mod checks;
 mod components;
+mod fuzz;
 mod outside;
 mod process;
 mod tasks;
@@ -18,7 +19,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   components   build the WebAssembly components under plugins/ (and the toolchain for them, if it is missing)
   demo         build everything and run the demo suite: leaves a signed, verified evidence pack
   test         build everything and run all tests
-  ci           format, lints, documentation, tests, demo and self-containment checks: what CI runs
+  fuzz         build the fuzz targets and run each for some seconds over its corpus
+  ci           format, lints, documentation, tests, fuzzing, demo and self-containment checks: what CI runs
   release      build the distributable binaries into target/dist
 ";
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["components"] => components::run(&root),
         ["demo"] => tasks::demo(&root),
         ["test"] => tasks::test(&root),
+        ["fuzz"] => fuzz::smoke(&root),
         ["ci"] => tasks::ci(&root),
         ["release"] => tasks::release(&root),
         _ => {

@@ -36,6 +36,30 @@ fn imports(python: &Path) -> bool {
     tried.is_ok_and(|output| output.status.success())
 }
 
+/// Whether this machine lets tests trace a program and start one without a network; says what is not tested if not.
+pub fn hermetic() -> bool {
+    let tries = [
+        &["unshare", "--map-root-user", "--net", "true"][..],
+        &["strace", "-o", "/dev/null", "true"],
+    ];
+    let works = |words: &&[&str]| {
+        let tried = Command::new(words[0]).args(&words[1..]).output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    let refused: Vec<&str> = tries
+        .iter()
+        .filter(|words| !works(words))
+        .map(|words| words[0])
+        .collect();
+    if !refused.is_empty() {
+        say(&format!(
+            "SKIPPED: this machine does not permit {}, so what verifying touches is not tested in full",
+            refused.join(" and ")
+        ));
+    }
+    refused.is_empty()
+}
+
 /// Sees to it that `strace` is there.
 pub fn strace() -> Result<(), String> {
     let there = || Command::new("strace").arg("--version").output().is_ok();

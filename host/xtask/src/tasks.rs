@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Tally, cargo, run, run_tests, say};
-use crate::{checks, components, outside};
+use crate::{checks, components, fuzz, outside};
 
 /// Builds everything, runs the demo suite on the model in scenarios/demo and verifies the pack it leaves.
 pub fn demo(root: &Path) -> Result<(), String> {
@@ -60,14 +60,19 @@ pub fn ci(root: &Path) -> Result<(), String> {
     say("checking the format");
     run(cargo(root).args(["fmt", "--all", "--check"]))?;
     run(cargo(&root.join("plugins")).args(["fmt", "--all", "--check"]))?;
+    run(cargo(&root.join("tests/fuzz")).args(["fmt", "--check"]))?;
     say("checking that the project needs nothing outside its tree");
     checks::self_contained(root)?;
     let python = outside::python(root)?;
     outside::strace()?;
+    let hermetic = match outside::hermetic() {
+        true => "require",
+        false => "",
+    };
     let required = [
         ("PACKHOST_PYTHON", python.as_os_str()),
         ("PACKHOST_SECOND_VERIFIER", OsStr::new("require")),
-        ("PACKHOST_HERMETIC", OsStr::new("require")),
+        ("PACKHOST_HERMETIC", OsStr::new(hermetic)),
     ];
     let tally = all_tests(root, &required)?;
     say("linting, warnings denied");
@@ -85,6 +90,7 @@ pub fn ci(root: &Path) -> Result<(), String> {
     run(cargo(root)
         .args(["doc", "--release", "--workspace", "--no-deps", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
+    fuzz::smoke(root)?;
     run_demo(root)?;
     close(tally)
 }
