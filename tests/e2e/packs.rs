@@ -307,3 +307,25 @@ fn a_second_signature() {
         "{output}"
     );
 }
+
+/// What verified once verifies for ever.
+#[test]
+fn a_pack_of_every_released_kind_still_verifies() {
+    let bench = Bench::new();
+    let folder = repository().join("tests/vectors/released");
+    let entries = fs::read_dir(&folder).unwrap();
+    let packs: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert!(packs.len() >= 2, "{packs:?}");
+    let signer = "sha256:e04c34b9aac2f0d59e7717e3344897bc1e4e837c526e6dc9d644d511fdf5a274";
+    for pack in packs {
+        let line = format!(
+            "pack verify {} --strict --expected-fingerprint {signer}",
+            pack.display()
+        );
+        let output = bench.says(&line);
+        assert!(output.starts_with("exit: 0\n"), "{output}");
+    }
+}
