@@ -2,7 +2,7 @@
 //!
 //! 1. The facts about each model that was given are made again from its checkpoint: architecture, tokenizer, and the digest of
 //!    every tensor.
-//! 2. Of everything that can be measured again ([`Unit`](draw::Unit)), as many as were asked for are drawn, by the pack's
+//! 2. Of everything that can be measured again (`draw::Unit`), as many as were asked for are drawn, by the pack's
 //!    manifest and the auditor's seed. Without a seed a signer can know the choice before signing.
 //! 3. A drawn subject is made again from the weights by the pack's own component; what it changed, to the digest of every
 //!    tensor, and what its plugin says are compared with the pack.
