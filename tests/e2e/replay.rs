@@ -155,7 +155,7 @@ fn a_pack_replays() {
     exit: 0
     ----- stdout -----
     verified: every byte is as signed by sha256:[digest]; whether that is the right signer was not asked (--expected-fingerprint)
-    replayed: 8 reports and 64 verdicts of guards follow from the pack's tables, and 76 files have the derived bytes; 12 are taken as they stand
+    replayed: 8 reports and 64 verdicts of guards follow from the pack's tables, and 77 files have the derived bytes; 12 are taken as they stand
     ");
     // Nothing but its rows: the answer is the same in a folder without plugins, without a cache, and on one thread.
     let output = bench
@@ -553,6 +553,29 @@ fn settings_that_would_keep_a_replay_busy_are_refused() {
         let named = |difference: &Difference| difference.check_id == "replay.preset";
         assert!(found.iter().any(named), "{found:#?}");
     }
+}
+
+#[test]
+fn a_page_that_shows_something_else_is_named() {
+    let forgery = Forgery::new();
+    let page = forgery.pack().join(layout::PAGE);
+    let drawn = fs::read_to_string(&page).unwrap();
+    assert!(drawn.contains("Content-Security-Policy") && drawn.contains(">PASS<"));
+    fs::write(&page, drawn.replacen(">PASS<", ">FAIL<", 1)).unwrap();
+    let found = forgery.differences().unwrap();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(
+        (found[0].check_id, found[0].file.as_str()),
+        ("replay.page", layout::PAGE)
+    );
+
+    let forgery = Forgery::new();
+    fs::remove_file(forgery.pack().join(layout::PAGE)).unwrap();
+    let found = forgery.differences().unwrap();
+    let named = |difference: &Difference| {
+        difference.check_id == "replay.missing" && difference.file == layout::PAGE
+    };
+    assert!(found.iter().any(named), "{found:#?}");
 }
 
 #[test]

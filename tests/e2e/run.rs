@@ -147,7 +147,7 @@ fn a_run_that_passes() {
     [time] s  prune_50pct_stress                 run 1  ratio 2.0697       fail: primary-metric, distribution-shift, activation-shift; warn: spectral, weight-shift
     [time] s  nan_injection                      run 1  no ratio           fail: invariants, primary-metric, weight-shift, distribution-shift, activation-shift; warn: spectral, rmt, variance
     [time] s  verdict PASS
-    [time] s  sealed 52 files in run/evidence_pack, signed by sha256:[digest]
+    [time] s  sealed 53 files in run/evidence_pack, signed by sha256:[digest]
     verdict PASS: 15 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert_snapshot!(bench.says("pack verify run/evidence_pack --strict --profile ci --require-pass"), @r"
@@ -364,7 +364,7 @@ fn a_verdict_of_fail() {
     [time] s  preset derived from 1 calibration runs
     [time] s  prune_half                         run 1  ratio 1.2204       fail: primary-metric, distribution-shift; warn: spectral, weight-shift, activation-shift
     [time] s  verdict FAIL (clean_all_pass)
-    [time] s  sealed 38 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
+    [time] s  sealed 39 files in run/evidence_pack, signed by sha256:[digest]; warning: `reports/packhost__demo/prune_half/run_1/evaluation.report.json` does not verify: meta.model_profile.cert_lints[2] does not hold: validation.primary_metric_acceptable must be true.
     verdict FAIL: 9 tasks done, 0 failed, 0 blocked in [time] s, [share] % of it in plugins
     ");
     assert!(bench.path("run/evidence_pack/manifest.json").is_file());

@@ -7,6 +7,28 @@ use crate::digest;
 use crate::json;
 use crate::paths::{Place, Root};
 
+/// The payload of a pack by name, of one that was verified or of one that is being sealed.
+pub trait Payload: Sync {
+    /// Names of all files, sorted.
+    fn names(&self) -> Vec<&str>;
+
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    /// In words: there is no such file, or it cannot be read.
+    fn read(&self, name: &str) -> Result<Vec<u8>, String>;
+}
+
+impl Payload for Files {
+    fn names(&self) -> Vec<&str> {
+        self.names().collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+        self.read(name)
+    }
+}
+
 /// The files that the checksum list of a verified pack covers.
 #[derive(Clone, Debug)]
 pub struct Files {

@@ -18,6 +18,8 @@ pub const RUNTIME_MANIFEST: &str = "runtime.manifest.json";
 pub const EDIT_METADATA: &str = "edit_metadata.json";
 /// The scenario table.
 pub const SCENARIOS: &str = "metadata/scenarios.json";
+/// The page for people, drawn from the other files.
+pub const PAGE: &str = "report.html";
 /// The verdict in the package-native layout.
 pub const NATIVE_VERDICT: &str = "results/final_verdict.json";
 /// The verdict in layout v2.

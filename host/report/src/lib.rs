@@ -1,6 +1,7 @@
 //! Self-contained HTML pages with charts, from plain data.
 //!
-//! A [`Page`] is sections of blocks: text, facts, tables, a matrix of marks, line charts and bars. [`Page::render`] makes one
+//! A [`Page`] is sections of blocks: text, facts, commands, tables, a matrix of marks, line charts and bars, and parts that are
+//! folded away until one opens them (printing shows them). [`Page::render`] makes one
 //! file of it, which refers to nothing outside itself: style and charts (SVG) are inside, there is no script. It follows
 //! the reader's light or dark theme, fits a telephone (what is too wide scrolls by itself) and prints.
 //!
@@ -17,4 +18,4 @@ mod page;
 pub use chart::bars::{Bar, Bars, Mark};
 pub use chart::lines::{Lines, Series};
 pub use chart::matrix::{Cell, Group, Matrix, Row, Tone};
-pub use page::{Align, Block, Column, Page, Section, Table};
+pub use page::{Align, Banner, Block, Column, Fold, Page, Section, Table};

@@ -1,8 +1,14 @@
 //! The page: sections of blocks, a table of contents, and the style sheet.
 
+use std::fmt::Display;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
 use crate::chart::bars::Bars;
 use crate::chart::lines::Lines;
-use crate::chart::matrix::Matrix;
+use crate::chart::matrix::{Matrix, Tone};
 use crate::markup::Markup;
 
 /// A page.
@@ -30,8 +36,16 @@ pub struct Section {
 /// What a section holds.
 #[derive(Debug, Clone)]
 pub enum Block {
+    /// One word that matters most, with a sentence.
+    Banner(Banner),
+    /// A heading within a section.
+    Heading(String),
     /// A paragraph.
     Text(String),
+    /// Paragraphs with a dot in front.
+    List(Vec<String>),
+    /// Lines for a shell, as they are.
+    Code(String),
     /// Names with their values.
     Facts(Vec<(String, String)>),
     /// A table.
@@ -42,6 +56,30 @@ pub enum Block {
     Lines(Vec<Lines>),
     /// Horizontal bars.
     Bars(Bars),
+    /// What is folded away.
+    Fold(Fold),
+}
+
+/// One word that matters most.
+#[derive(Debug, Clone, Default)]
+pub struct Banner {
+    /// Its look.
+    pub tone: Tone,
+    /// The word.
+    pub word: String,
+    /// A sentence beside it.
+    pub text: String,
+}
+
+/// Blocks under one line, which opens them.
+#[derive(Debug, Clone, Default)]
+pub struct Fold {
+    /// The line.
+    pub title: String,
+    /// What the line says beside its title; may be empty.
+    pub note: String,
+    /// In order.
+    pub blocks: Vec<Block>,
 }
 
 /// A table.
@@ -69,11 +107,20 @@ pub struct Column {
 pub enum Align {
     /// Words.
     Start,
+    /// Sentences, which may take several lines.
+    Prose,
     /// Numbers.
     End,
 }
 
 const STYLE: &str = include_str!("style.css");
+
+/// What a browser may do with the page: use its own style sheet, which is named by digest, and nothing else. So even markup
+/// that got past the escaping could neither run nor load anything.
+fn policy() -> String {
+    let digest = STANDARD.encode(Sha256::digest(STYLE));
+    format!("default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'")
+}
 
 impl Page {
     /// The file.
@@ -83,6 +130,8 @@ impl Page {
         m.element("html", &[("lang", &"en")], |m| {
             m.element("head", &[], |m| {
                 m.empty("meta", &[("charset", &"utf-8")]);
+                let name: (&str, &dyn Display) = ("http-equiv", &"Content-Security-Policy");
+                m.empty("meta", &[name, ("content", &policy())]);
                 let viewport = "width=device-width, initial-scale=1";
                 m.empty("meta", &[("name", &"viewport"), ("content", &viewport)]);
                 m.empty(
@@ -133,7 +182,15 @@ impl Page {
 impl Block {
     fn render(&self, m: &mut Markup) {
         match self {
+            Self::Banner(banner) => banner.render(m),
+            Self::Heading(text) => m.leaf("h3", &[], text),
             Self::Text(text) => m.leaf("p", &[], text),
+            Self::List(items) => m.element("ul", &[], |m| {
+                for item in items {
+                    m.leaf("li", &[], item);
+                }
+            }),
+            Self::Code(lines) => scrolling(m, "Commands", |m| m.leaf("pre", &[], lines)),
             Self::Facts(facts) => m.element("dl", &[], |m| {
                 for (name, value) in facts {
                     m.element("div", &[], |m| {
@@ -150,19 +207,66 @@ impl Block {
                 }
             }),
             Self::Bars(bars) => bars.render(m),
+            Self::Fold(fold) => fold.render(m),
         }
+    }
+}
+
+/// A region that scrolls by itself where it is too wide, also by keyboard. `name` is what assistive technology calls it.
+pub fn scrolling(m: &mut Markup, name: &str, fill: impl FnOnce(&mut Markup)) {
+    let region: [(&str, &dyn Display); 4] = [
+        ("class", &"wide"),
+        ("tabindex", &"0"),
+        ("role", &"region"),
+        ("aria-label", &name),
+    ];
+    m.element("div", &region, fill);
+}
+
+impl Banner {
+    fn render(&self, m: &mut Markup) {
+        let class = format!("banner {}", self.tone.name());
+        m.element("p", &[("class", &class)], |m| {
+            m.leaf("strong", &[], &self.word);
+            m.raw(" ");
+            m.leaf("span", &[], &self.text);
+        });
+    }
+}
+
+impl Fold {
+    fn render(&self, m: &mut Markup) {
+        m.element("details", &[], |m| {
+            m.element("summary", &[], |m| {
+                m.leaf("b", &[], &self.title);
+                if !self.note.is_empty() {
+                    m.raw(" ");
+                    m.leaf("span", &[], &self.note);
+                }
+            });
+            m.raw("\n");
+            for block in &self.blocks {
+                block.render(m);
+                m.raw("\n");
+            }
+        });
     }
 }
 
 impl Table {
     fn render(&self, m: &mut Markup) {
-        m.element("div", &[("class", &"wide"), ("tabindex", &"0")], |m| {
+        let name = match self.caption.as_str() {
+            "" => "Table",
+            caption => caption,
+        };
+        scrolling(m, name, |m| {
             m.element("table", &[], |m| {
                 if !self.caption.is_empty() {
                     m.leaf("caption", &[], &self.caption);
                 }
                 let class = |column: &Column| match column.align {
                     Align::Start => "words",
+                    Align::Prose => "prose",
                     Align::End => "number",
                 };
                 m.element("thead", &[], |m| {

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use packhost_report::{
-    Align, Bar, Bars, Block, Cell, Column, Group, Lines, Mark, Matrix, Page, Row, Section, Series,
-    Table, Tone,
+    Align, Banner, Bar, Bars, Block, Cell, Column, Fold, Group, Lines, Mark, Matrix, Page, Row,
+    Section, Series, Table, Tone,
 };
 use roxmltree::{Document, ParsingOptions};
 
@@ -57,6 +57,7 @@ fn page() -> Page {
                 label: "infinite".into(),
                 value: Some(f64::INFINITY),
                 missing: "infinite".into(),
+                ..Bar::default()
             },
         ],
         marks: vec![Mark {
@@ -80,9 +81,21 @@ fn page() -> Page {
         rows: vec![vec!["<script>alert(1)</script>".into(), "1".into()]],
     };
     let blocks = vec![
+        Block::Banner(Banner {
+            tone: Tone::Good,
+            word: "PASS".into(),
+            text: "as & hoped".into(),
+        }),
+        Block::Heading("Below".into()),
         Block::Text("Text & <text>".into()),
+        Block::List(vec!["one".into(), "two".into()]),
+        Block::Code("cat < list".into()),
         Block::Facts(vec![("model".into(), "m".into())]),
-        Block::Table(table),
+        Block::Fold(Fold {
+            title: "Figures".into(),
+            note: "two of them".into(),
+            blocks: vec![Block::Table(table)],
+        }),
         Block::Matrix(matrix),
         Block::Lines(vec![
             lines(vec![Some(0.5), Some(2.0)]),
@@ -127,6 +140,9 @@ fn a_page_is_well_formed_and_holds_every_chart() {
     assert_eq!(count("figure"), 4);
     assert_eq!(count("table"), 1);
     assert_eq!(count("dl"), 1);
+    for name in ["details", "summary", "pre", "ul", "h3"] {
+        assert_eq!(count(name), 1, "{name}");
+    }
     assert_eq!(html, page().render());
 }
 
@@ -155,6 +171,25 @@ fn nothing_outside_is_referred_to_and_nothing_runs() {
 fn coordinates_are_numbers_whatever_the_data() {
     let html = page().render();
     assert!(!html.contains("NaN") && !html.contains("\"inf"), "{html}");
+}
+
+#[test]
+fn what_scrolls_can_be_reached_by_keyboard_and_has_a_name() {
+    let html = page().render();
+    let document = parsed(&html);
+    let wide: Vec<_> = document
+        .descendants()
+        .filter(|node| node.attribute("class") == Some("wide"))
+        .collect();
+    assert_eq!(wide.len(), 6, "four charts, a table, commands");
+    for node in wide {
+        assert_eq!(node.attribute("tabindex"), Some("0"));
+        assert_eq!(node.attribute("role"), Some("region"));
+        assert!(
+            node.attribute("aria-label")
+                .is_some_and(|name| !name.is_empty())
+        );
+    }
 }
 
 #[test]

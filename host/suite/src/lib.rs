@@ -21,6 +21,7 @@ pub mod graph;
 pub mod guards;
 pub mod journal;
 mod judging;
+pub mod page;
 pub mod perturb;
 mod presets;
 pub mod replay;

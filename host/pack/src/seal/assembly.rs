@@ -12,6 +12,7 @@ use crate::checksums::{self, Form, Line};
 use crate::digest;
 use crate::edit_metadata::{self, Table};
 use crate::error::{Error, ExitClass, Failure, Result};
+use crate::files::Payload;
 use crate::json as reader;
 use crate::keys;
 use crate::layout;
@@ -341,6 +342,20 @@ impl Assembly {
         value
     }
 }
+
+impl Payload for Assembly {
+    fn names(&self) -> Vec<&str> {
+        self.digests.keys().map(String::as_str).collect()
+    }
+
+    fn read(&self, name: &str) -> std::result::Result<Vec<u8>, String> {
+        if !self.digests.contains_key(name) {
+            return Err(format!("the pack has no file `{name}`"));
+        }
+        Self::read(self, name).map_err(|error| error.to_string())
+    }
+}
+
 /// Files that the manifest names as materials, where they are in the pack.
 const MATERIALS: [(&str, &str); 5] = [
     ("model_revisions", "metadata/model_revisions.json"),

@@ -13,12 +13,14 @@ mod assembly;
 mod expectations;
 mod request;
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use crate::canonical;
 use crate::error::{Error, ExitClass, Failure, Result, Warning};
+use crate::files::Payload;
 use crate::keys::SigningKey;
 use crate::layout;
 use crate::provenance::Runtime;
@@ -66,6 +68,12 @@ impl Entry {
             source: Source::File(path.into()),
         }
     }
+}
+
+/// Draws a page for people from what a pack holds. The text must follow from those bytes alone, so that whoever has the pack can draw it again.
+pub trait Draw: Debug + Sync {
+    /// The page as HTML.
+    fn draw(&self, pack: &dyn Payload) -> String;
 }
 
 /// A model of the run.
@@ -129,6 +137,8 @@ pub struct SealRequest<'a> {
     pub assurance: Assurance,
     /// Text of the README; a default explains how to verify the pack.
     pub readme: Option<&'a str>,
+    /// Draws `report.html` from everything else that is in the pack; without it there is none.
+    pub page: Option<&'a dyn Draw>,
     /// Refuse to seal unless the verdict is PASS.
     pub require_pass: bool,
     /// Refuse to seal what could not be released: see [`seal`].
@@ -222,6 +232,10 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
         str::to_owned,
     );
     pack.add("README.md", readme.as_bytes())?;
+    if let Some(page) = request.page {
+        let drawn = page.draw(&pack);
+        pack.add(layout::PAGE, drawn.as_bytes())?;
+    }
 
     let files = pack.len();
     let list = pack.write_checksums()?;
@@ -293,6 +307,7 @@ pub fn default_readme(suite: &str, verdict: &str, time: &str) -> String {
          pack; without one, verifying shows that nothing was changed, but not who made it.\n\n\
          By hand: `sha256sum -c checksums.sha256` checks the files, the field `checksums_sha256_digest` of `manifest.json` is the SHA-256 of that list, and \
          `manifest.signature.json` holds an Ed25519 signature over the bytes of `manifest.json`.\n\n\
+         - `report.html`, where there is one, shows all of it to people; it is drawn from the other files\n\
          - `results/verdicts/` the verdict, `results/analysis/` its summaries\n\
          - `reports/<model>/<scenario>/run_<n>/` one folder per evaluation; `reports/<model>/errors/` the injected faults\n\
          - `metadata/` scenarios, source, environment; `metadata/packhost/` what the verdict can be derived from again\n",

@@ -101,7 +101,8 @@ pub(super) fn check(request: &SealRequest<'_>) -> Result<()> {
 }
 
 /// Names that sealing writes itself, besides `verify.json` and missing runtime manifests beside reports.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
+    layout::PAGE,
     "readme.md",
     "checksums.sha256",
     "manifest.json",

@@ -147,6 +147,7 @@ fn seal_table(
         profile: Profile::Release,
         assurance: Assurance::Strict,
         readme: None,
+        page: None,
         require_pass: true,
         release_review: true,
     };
@@ -357,6 +358,7 @@ fn refusals_leave_nothing() {
             profile: Profile::Dev,
             assurance: Assurance::Report,
             readme: None,
+            page: None,
             require_pass: true,
             release_review: false,
         })

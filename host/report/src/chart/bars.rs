@@ -25,6 +25,8 @@ pub struct Bar {
     pub label: String,
     /// How long; a row without a value is shown by its `missing` word.
     pub value: Option<f64>,
+    /// What stands beside it; the value where this is empty.
+    pub shown: String,
     /// What stands where there is no value.
     pub missing: String,
 }
@@ -95,6 +97,10 @@ impl Bar {
         match self.value.filter(|value| value.is_finite()) {
             Some(value) => {
                 let width = (x(value) - LEFT).max(1.5);
+                let shown = match self.shown.as_str() {
+                    "" => number(value),
+                    shown => shown.to_owned(),
+                };
                 m.element(
                     "rect",
                     &[
@@ -105,16 +111,9 @@ impl Bar {
                         ("rx", &2),
                         ("class", &"bar"),
                     ],
-                    |m| m.leaf("title", &[], &format!("{}: {value}", self.label)),
+                    |m| m.leaf("title", &[], &format!("{}: {shown}", self.label)),
                 );
-                label(
-                    m,
-                    LEFT + width + 6.0,
-                    top + 13.0,
-                    "start",
-                    "value",
-                    &number(value),
-                );
+                label(m, LEFT + width + 6.0, top + 13.0, "start", "value", &shown);
             }
             None => label(m, LEFT + 6.0, top + 13.0, "start", "tick", &self.missing),
         }

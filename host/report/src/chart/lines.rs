@@ -93,7 +93,11 @@ impl Lines {
             ],
             &self.y_title,
         );
-        for (index, name) in self.x.iter().enumerate() {
+        // As many names as have room.
+        let longest = self.x.iter().map(String::len).max().unwrap_or(1);
+        let room = (48 / (longest + 2)).max(2);
+        let every = self.x.len().div_ceil(room).max(1);
+        for (index, name) in self.x.iter().enumerate().step_by(every) {
             label(
                 m,
                 self.x_of(index),

@@ -55,6 +55,8 @@ pub enum Tone {
     Quiet,
     /// Something that needs no action.
     Note,
+    /// As it should be.
+    Good,
     /// Worth a look.
     Warn,
     /// Damage.
@@ -66,14 +68,16 @@ pub enum Tone {
 }
 
 impl Tone {
-    fn class(self) -> &'static str {
+    /// Its class in the style sheet.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Quiet => "cell quiet",
-            Self::Note => "cell note",
-            Self::Warn => "cell warn",
-            Self::Fail => "cell fail",
-            Self::Doubt => "cell doubt",
-            Self::Absent => "cell absent",
+            Self::Quiet => "quiet",
+            Self::Note => "note",
+            Self::Good => "good",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+            Self::Doubt => "doubt",
+            Self::Absent => "absent",
         }
     }
 }
@@ -130,7 +134,8 @@ impl Matrix {
 
 impl Cell {
     fn render(&self, m: &mut Markup, x: f64, y: f64) {
-        m.element("g", &[("class", &self.tone.class())], |m| {
+        let class = format!("cell {}", self.tone.name());
+        m.element("g", &[("class", &class)], |m| {
             let place: [(&str, &dyn std::fmt::Display); 5] = [
                 ("x", &(x + 2.0)),
                 ("y", &(y + 2.0)),

@@ -4,7 +4,10 @@ pub mod bars;
 pub mod lines;
 pub mod matrix;
 
+use libm::log10;
+
 use crate::markup::Markup;
+use crate::page::scrolling;
 
 /// A figure: title, the drawing of that many units (CSS pixels at full size), and an explanation below.
 fn figure(
@@ -16,7 +19,7 @@ fn figure(
 ) {
     m.element("figure", &[], |m| {
         m.leaf("figcaption", &[], title);
-        m.element("div", &[("class", &"wide"), ("tabindex", &"0")], |m| {
+        scrolling(m, title, |m| {
             let (width, height) = size;
             let view = format!("0 0 {width} {height}");
             m.element(
@@ -59,6 +62,8 @@ struct Scale {
     low: f64,
     high: f64,
     logarithmic: bool,
+    /// Between two ticks of a linear scale, whose ends are multiples of it.
+    step: f64,
 }
 
 impl Scale {
@@ -73,20 +78,26 @@ impl Scale {
         if low > high {
             return None;
         }
+        let mut step = 0.0;
         if logarithmic {
-            low = 10f64.powf(low.log10().floor());
-            high = 10f64.powf(high.log10().ceil());
+            low = ten_to(log10(low).floor());
+            high = ten_to(log10(high).ceil());
             if low == high {
                 high = low * 10.0;
             }
         } else {
-            low = low.min(0.0);
-            high = if high > low { high } else { low + 1.0 };
+            (low, high) = (low.min(0.0), high.max(0.0));
+            if low == high {
+                high = 1.0;
+            }
+            step = round_step(high - low);
+            (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
         }
         Some(Self {
             low,
             high,
             logarithmic,
+            step,
         })
     }
 
@@ -96,7 +107,7 @@ impl Scale {
             if value <= 0.0 {
                 return 0.0;
             }
-            (value.log10() - self.low.log10()) / (self.high.log10() - self.low.log10())
+            (log10(value) - log10(self.low)) / (log10(self.high) - log10(self.low))
         } else {
             (value - self.low) / (self.high - self.low)
         };
@@ -106,20 +117,36 @@ impl Scale {
     /// Round values to label, at most about six.
     fn ticks(&self) -> Vec<f64> {
         if !self.logarithmic {
-            return (0..=4)
-                .map(|i| self.low + (self.high - self.low) * f64::from(i) / 4.0)
+            let first = (self.low / self.step).round();
+            let steps = ((self.high - self.low) / self.step).round();
+            return (0..=steps as u32)
+                .map(|i| (first + f64::from(i)) * self.step)
                 .collect();
         }
         let (first, last) = (
-            self.low.log10().round() as i32,
-            self.high.log10().round() as i32,
+            log10(self.low).round() as i32,
+            log10(self.high).round() as i32,
         );
         let step = ((last - first) / 6 + 1).max(1);
         (first..=last)
             .step_by(step as usize)
-            .map(|e| 10f64.powi(e))
+            .map(|e| ten_to(f64::from(e)))
             .collect()
     }
+}
+
+/// A power of ten, the same on every machine.
+fn ten_to(exponent: f64) -> f64 {
+    libm::pow(10.0, exponent)
+}
+
+/// A step of 1, 2, 2.5 or 5 times a power of ten that divides a span into four parts or a few more.
+fn round_step(span: f64) -> f64 {
+    let raw = span / 4.0;
+    let power = ten_to(log10(raw).floor());
+    let fits = |step: &f64| *step * power <= raw * (1.0 + 1e-9);
+    let steps = [5.0, 2.5, 2.0, 1.0];
+    steps.into_iter().find(fits).unwrap_or(1.0) * power
 }
 
 /// A number for people: short, and in powers of ten where that is shorter.
@@ -132,7 +159,7 @@ fn number(value: f64) -> String {
     } else if size >= 100.0 {
         format!("{value:.0}")
     } else {
-        let digits = (2 - size.log10().floor() as i32).max(0) as usize;
+        let digits = (2 - log10(size).floor() as i32).max(0) as usize;
         let text = format!("{value:.digits$}");
         match text.contains('.') {
             true => text.trim_end_matches('0').trim_end_matches('.').into(),
@@ -156,6 +183,11 @@ mod tests {
         assert_eq!(Scale::of([0.0, f64::NAN].into_iter(), true), None);
         let linear = Scale::of([0.5, 1.0].into_iter(), false).expect("there is something");
         assert_eq!(linear.ticks(), [0.0, 0.25, 0.5, 0.75, 1.0]);
+        let both = Scale::of([-3.3, 7.1].into_iter(), false).expect("there is something");
+        assert_eq!((both.low, both.high), (-5.0, 7.5));
+        assert_eq!(both.ticks(), [-5.0, -2.5, 0.0, 2.5, 5.0, 7.5]);
+        let below = Scale::of([-0.8, -0.2].into_iter(), false).expect("there is something");
+        assert_eq!((below.place(-0.8), below.place(0.0)), (0.0, 1.0));
     }
 
     #[test]

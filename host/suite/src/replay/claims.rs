@@ -2,13 +2,14 @@
 
 use packhost_pack::layout;
 use packhost_pack::report_rules::Assurance;
-use packhost_pack::seal::{self, Again, Model};
+use packhost_pack::seal::{self, Again, Draw as _, Model};
 use packhost_pack::verdict::{self, FinalVerdict, JudgeOptions, RecordInput};
 use serde_json::{Value, json};
 
 use super::difference::Findings;
 use super::evidence::Evidence;
 use super::models::Derived;
+use crate::page::PackPage;
 use crate::run::packing::{pack_profile, scenario_filter};
 
 /// Derives these claims and compares.
@@ -34,6 +35,16 @@ pub fn derive(evidence: &Evidence<'_>, models: &[Derived], findings: &mut Findin
         Err(error) => findings.fail("replay.verdict", layout::V2_VERDICT, error.to_string()),
     }
     sealed(evidence, findings);
+    // The page shows what the other files say; where those are wrong, that it repeats them is no news.
+    if findings.differences.is_empty() {
+        let drawn = PackPage.draw(evidence.files);
+        findings.file(
+            evidence.files,
+            &|_| "replay.page",
+            layout::PAGE,
+            drawn.as_bytes(),
+        );
+    }
 }
 
 fn judge(evidence: &Evidence<'_>, models: &[Derived]) -> packhost_pack::Result<FinalVerdict> {

@@ -21,6 +21,7 @@ use super::record::RunRecord;
 use super::work::Work;
 use crate::Result;
 use crate::graph::TaskKind;
+use crate::page::PackPage;
 use crate::scenarios::{Generation, Manifest};
 use crate::spec::{Resolution, resolve};
 use crate::toolbox::LOCK_FILE;
@@ -71,6 +72,7 @@ pub fn seal(work: &Work<'_>) -> Result<Done> {
         profile: pack_profile(request.profile),
         assurance: request.assurance,
         readme: None,
+        page: Some(&PackPage),
         require_pass: request.require_pass,
         release_review: false,
     })?;

@@ -13,10 +13,10 @@
 //! ```
 
 pub mod file;
-mod observe;
-mod page;
+pub(crate) mod observe;
+pub(crate) mod page;
 mod summary;
-mod text;
+pub(crate) mod text;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -159,7 +159,9 @@ fn read(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|error| Error::io("read the report", path, error.into()))
 }
 
-fn judgement(
+/// What one report says, against that of the unedited model on the same windows; without one, all that is found is the
+/// model's own.
+pub fn judgement(
     (run, seed): (u32, u64),
     report: &Value,
     baseline: Option<&Value>,

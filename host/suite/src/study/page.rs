@@ -94,6 +94,22 @@ fn scenarios(study: &Study) -> Vec<Block> {
             group.rows.push(row(study, scenario));
         }
     }
+    let text = "What a guard finds in the unedited model on the same windows does not count here: that is the reference's movement \
+                rule, applied to every guard and to its probes. The first run of each scenario is shown.";
+    vec![
+        Block::Text(text.into()),
+        Block::Matrix(Matrix {
+            title: "What each guard says of each scenario".into(),
+            columns,
+            groups,
+            legend: legend(),
+            note: String::new(),
+        }),
+    ]
+}
+
+/// What the marks of a matrix of guards mean.
+pub fn legend() -> Vec<(Cell, String)> {
     let legend = [
         (Tone::Fail, "D", "damaged: status fail"),
         (
@@ -118,7 +134,7 @@ fn scenarios(study: &Study) -> Vec<Block> {
             "could not judge: no predictions to look at",
         ),
     ];
-    let legend = legend.map(|(tone, mark, meaning)| {
+    let cells = legend.map(|(tone, mark, meaning)| {
         let cell = Cell {
             tone,
             mark: mark.into(),
@@ -126,18 +142,7 @@ fn scenarios(study: &Study) -> Vec<Block> {
         };
         (cell, meaning.to_owned())
     });
-    let text = "What a guard finds in the unedited model on the same windows does not count here: that is the reference's movement \
-                rule, applied to every guard and to its probes. The first run of each scenario is shown.";
-    vec![
-        Block::Text(text.into()),
-        Block::Matrix(Matrix {
-            title: "What each guard says of each scenario".into(),
-            columns,
-            groups,
-            legend: legend.into(),
-            note: String::new(),
-        }),
-    ]
+    cells.into()
 }
 
 fn row(study: &Study, scenario: &Observed) -> Row {
@@ -175,7 +180,8 @@ fn row(study: &Study, scenario: &Observed) -> Row {
     Row { label, cells }
 }
 
-fn cell(who: &str, answer: Option<&Answer>) -> Cell {
+/// A guard's answer as a mark.
+pub fn cell(who: &str, answer: Option<&Answer>) -> Cell {
     let level = answer.and_then(|answer| answer.level);
     let stock = answer.is_some_and(|answer| answer.stock);
     let (tone, word) = match level {
@@ -205,14 +211,16 @@ fn cell(who: &str, answer: Option<&Answer>) -> Cell {
     }
 }
 
-fn words(title: &str) -> Column {
+/// A column of words.
+pub fn words(title: &str) -> Column {
     Column {
         title: title.into(),
         align: Align::Start,
     }
 }
 
-fn figures(title: &str) -> Column {
+/// A column of numbers.
+pub fn figures(title: &str) -> Column {
     Column {
         title: title.into(),
         align: Align::End,
@@ -389,6 +397,7 @@ fn damage(study: &Study) -> Vec<Block> {
             let bar = |scenario: &Observed| Bar {
                 label: scenario.id.clone(),
                 value: scenario.first().and_then(value),
+                shown: String::new(),
                 missing: match scenario.inapplicable {
                     Some(_) => "not applicable".into(),
                     None => "no finite value".into(),
