@@ -4,7 +4,11 @@
 use std::fs;
 
 use insta::assert_snapshot;
+use packhost_pack::layout;
+use packhost_pack::seal::Draw as _;
+use packhost_pack::verify::{VerifyOptions, verify};
 use packhost_pack::{canonical, digest};
+use packhost_suite::page::PackPage;
 use serde_json::{Value, json};
 
 use crate::replay::{Forgery, MODEL, falsify, sealed};
@@ -37,6 +41,12 @@ fn make_consistent(forgery: &Forgery) {
         }
         for difference in found {
             let path = forgery.pack().join(&difference.file);
+            if difference.file == layout::PAGE {
+                // A difference shows the beginning of a line only, so the forger draws the page anew.
+                let files = verify(&forgery.pack(), &VerifyOptions::default()).files;
+                fs::write(&path, PackPage.draw(&files.unwrap())).unwrap();
+                continue;
+            }
             if let Some(line) = difference.pointer.strip_prefix("line ") {
                 let text = fs::read_to_string(&path).unwrap();
                 let mut lines: Vec<&str> = text.split('\n').collect();
@@ -78,7 +88,7 @@ fn an_honest_pack_is_measured_again_to_the_bit() {
     exit: 0
     ----- stdout -----
     verified: every byte is as signed by sha256:[digest]; whether that is the right signer was not asked (--expected-fingerprint)
-    replayed: 8 reports and 64 verdicts of guards follow from the pack's tables, and 76 files have the derived bytes; 12 are taken as they stand
+    replayed: 8 reports and 64 verdicts of guards follow from the pack's tables, and 77 files have the derived bytes; 12 are taken as they stand
     measured again: 57 tensors have the stated digests; of 10 measurements 10 were drawn and made again from the weights, 56883 values: all are the same
     ");
     // The auditor's word chooses, with the pack; the same word chooses the same.
