@@ -28,6 +28,7 @@ fn help() {
       study        Study the guards on a model: what each says of each scenario, false alarms, smallest
                    detectable strength
       pack         Make, check and look into evidence packs
+      report       Read packs on a terminal: what one says, what changed between two
       plugin       Look at plugins
       doctor       Say what this machine offers and what is missing
       completions  Print a completion script for a shell

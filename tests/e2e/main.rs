@@ -10,6 +10,7 @@ mod bad_guards;
 mod bad_plugins;
 mod bad_presets;
 mod bad_text;
+mod browser;
 mod commands;
 mod edit;
 // The guests of the plugin host's own tests: text modules made into components.
@@ -21,8 +22,10 @@ mod interrupted;
 mod memory;
 mod mutants;
 mod packs;
+mod page;
 mod recompute;
 mod replay;
+mod report;
 mod run;
 mod study;
 mod support;

@@ -10,7 +10,7 @@ use packhost_pack::checksums::{self, Form, Line};
 use packhost_pack::verify::{VerifyOptions, verify};
 use packhost_pack::{ExitClass, canonical, digest, keys, layout, signature};
 use packhost_plugin::{CacheDir, Engine, EngineOptions, Limits};
-use packhost_suite::replay::{Difference, replay_pack};
+use packhost_suite::replay::{Difference, Form as RunForm, Replay, replay_pack};
 use serde_json::{Value, json};
 
 use crate::run::source;
@@ -72,7 +72,7 @@ impl Forgery {
     }
 
     /// Makes every digest fit what lies in the pack, and signs with the forger's own key.
-    fn reseal(&self) {
+    pub fn reseal(&self) {
         let pack = self.pack();
         let sha = |name: &str| digest::hex(&fs::read(pack.join(name)).unwrap());
         for name in files(&pack).keys().filter(|name| layout::is_report(name)) {
@@ -128,6 +128,10 @@ impl Forgery {
 }
 
 fn replayed(pack: &Path) -> Option<Vec<Difference>> {
+    replay(pack).map(|replay| replay.differences)
+}
+
+fn replay(pack: &Path) -> Option<Replay> {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     let engine = ENGINE.get_or_init(|| {
         Engine::new(EngineOptions {
@@ -145,7 +149,7 @@ fn replayed(pack: &Path) -> Option<Vec<Difference>> {
         println!("verify: {:?}", verification.failures);
         return None;
     }
-    Some(replay_pack(&verification.files.unwrap(), engine).differences)
+    Some(replay_pack(&verification.files.unwrap(), engine))
 }
 
 #[test]
@@ -582,6 +586,100 @@ fn a_page_that_shows_something_else_is_named() {
     assert!(found.iter().any(named), "{found:#?}");
 }
 
+/// A pack of this form, made to look like one of the form before, by a signer who makes everything fit.
+fn downgraded() -> Forgery {
+    let forgery = Forgery::new();
+    let settings = |record: &Value| {
+        let mut record = record.clone();
+        record.as_object_mut().unwrap().remove("began");
+        digest::hex(packhost_measure::canonical::to_line(&record).as_bytes())
+    };
+    let run = "metadata/packhost/run.json";
+    let old = settings(&read_json(&forgery.pack().join(run)));
+    forgery.change(run, |record| {
+        record["schema"] = json!(RunForm::One.schema())
+    });
+    let new = settings(&read_json(&forgery.pack().join(run)));
+    let names = files(&forgery.pack()).into_keys();
+    let mut named = 0;
+    for name in names.filter(|name| layout::is_report(name) || name.contains("baseline_reports/")) {
+        let path = forgery.pack().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        named += text.matches(&old).count();
+        fs::write(&path, text.replace(&old, &new)).unwrap();
+    }
+    assert!(named >= 8);
+    let readme = forgery.pack().join("README.md");
+    let text = fs::read_to_string(&readme).unwrap();
+    let lines = text.lines().filter(|line| !line.contains(layout::PAGE));
+    fs::write(
+        &readme,
+        lines.map(|line| format!("{line}\n")).collect::<String>(),
+    )
+    .unwrap();
+    forgery
+}
+
+#[test]
+fn an_older_form_is_replayed_as_far_as_it_goes_and_never_unsaid() {
+    let forgery = downgraded();
+    fs::remove_file(forgery.pack().join(layout::PAGE)).unwrap();
+    forgery.change(layout::MANIFEST, |manifest| {
+        let artifacts = manifest["artifacts"].as_array_mut().unwrap();
+        artifacts.retain(|artifact| artifact != layout::PAGE);
+    });
+    forgery.reseal();
+    let mut replay = replay(&forgery.pack()).unwrap();
+    assert_eq!(
+        (replay.form, &replay.differences),
+        (Some(RunForm::One), &Vec::new())
+    );
+    assert_eq!(replay.json()["form"], 1);
+    assert_eq!(replay.json()["lacks"].as_array().map(Vec::len), Some(1));
+    replay.require_form(1);
+    assert!(replay.agrees());
+    replay.require_form(2);
+    assert_eq!(replay.differences[0].check_id, "replay.form");
+    let said = forgery.bench.says("pack verify pack --strict --replay");
+    assert!(
+        said.starts_with("exit: 0")
+            && said.contains("the pack is of form 1, this program writes 2"),
+        "{said}"
+    );
+    for (line, code) in [
+        ("--replay --require-form 2", 19),
+        ("--replay --require-form 3", 2),
+        ("--require-form 1", 2),
+    ] {
+        let said = forgery
+            .bench
+            .says(&format!("pack verify pack --strict {line}"));
+        assert!(
+            said.starts_with(&format!("exit: {code}\n")),
+            "{line}: {said}"
+        );
+    }
+
+    // A page in a pack of a form that has none could show anything.
+    let forgery = downgraded();
+    let found = forgery.differences().unwrap();
+    let named = |difference: &Difference| {
+        difference.check_id == "replay.unexpected" && difference.file == layout::PAGE
+    };
+    assert!(found.iter().any(named), "{found:#?}");
+
+    // Who does not make everything fit is found by what the reports say of the settings.
+    let forgery = Forgery::new();
+    forgery.change("metadata/packhost/run.json", |record| {
+        record["schema"] = json!(RunForm::One.schema())
+    });
+    let found = forgery.differences().unwrap();
+    let named = |difference: &Difference| {
+        difference.check_id == "replay.bound" && difference.file.ends_with("run.json")
+    };
+    assert!(found.iter().any(named), "{found:#?}");
+}
+
 #[test]
 fn two_packs_are_compared() {
     let forgery = Forgery::new();
@@ -604,12 +702,12 @@ fn two_packs_are_compared() {
     forgery.reseal();
     let output = forgery.bench.says(&line);
     for part in [
-        "verdict   final verdict verdict: ",
+        "verdict     final verdict verdict: ",
         " -> MAYBE",
         "passed: true -> perhaps",
         "ratio: 1.",
         " -> 1.5",
-        "file      results/verdicts/final_verdict.json: ",
+        "file        results/verdicts/final_verdict.json: ",
     ] {
         assert!(output.contains(part), "{part}: {output}");
     }

@@ -40,7 +40,7 @@ use crate::report_rules::is_timestamp;
 use crate::signature;
 
 /// The lock file of a pack.
-const LOCK: &str = "metadata/packhost/plugins.lock";
+pub(crate) const LOCK: &str = "metadata/packhost/plugins.lock";
 
 /// A policy that was read and makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]

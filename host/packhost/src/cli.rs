@@ -62,6 +62,9 @@ pub enum Command {
     /// Make, check and look into evidence packs
     #[command(subcommand)]
     Pack(PackCommand),
+    /// Read packs on a terminal: what one says, what changed between two
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// Look at plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -368,7 +371,7 @@ pub enum PackCommand {
         after_help = "Example:\n  packhost pack sign pack --signing-key second.key.pem --out pack.second.signature.json"
     )]
     Sign(SignArgs),
-    /// Say what changed between two packs: verdict, scenarios, numbers, files
+    /// Say what changed between two packs: the same as `report diff`
     #[command(after_help = "Example:\n  packhost pack diff before after --json")]
     Diff(DiffArgs),
     /// Say what a pack holds, without checking signature or reports
@@ -434,6 +437,9 @@ pub struct VerifyArgs {
     /// Derive every number, flag and verdict of the pack again from its tables and guards, and compare
     #[arg(long)]
     pub replay: bool,
+    /// With a replay: refuse packs of an older form than this (the replay says which form a pack has), since they show less
+    #[arg(long, value_name = "N")]
+    pub require_form: Option<u8>,
     /// Measure again from the weights, on so many of the pack's subjects and seeds, and compare; implies --replay
     #[arg(long, value_name = "K", requires = "models")]
     pub recompute: Option<usize>,
@@ -455,6 +461,30 @@ pub struct SignArgs {
     /// File for the signature, outside the pack; it must not exist
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReportCommand {
+    /// Show a pack: verdict, why, every scenario against every guard, figures, provenance
+    #[command(after_help = "Example:\n  packhost report show pack\n\n\
+        Ends with 0 whatever the verdict is, and with 3 to 6 where the pack is not as it was signed.")]
+    Show(ShowArgs),
+    /// Say what changed between two packs: verdict, outcomes, guards, ratios and intervals, policies, plugins, settings,
+    /// environment, files
+    #[command(
+        after_help = "Example:\n  packhost report diff before after --json\n\n\
+        Ends with 0 whether or not something changed, and with 3 to 6 where a pack is not as it was signed."
+    )]
+    Diff(DiffArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Pack folder
+    pub pack: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

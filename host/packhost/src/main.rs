@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, message }) => {
-            eprintln!("error: {message}");
+            commands::say(&format!("error: {message}"));
             exit.into()
         }
     }

@@ -76,8 +76,9 @@ impl Sink for Live {
                 task_type,
                 ..
             } => {
+                let name = scenario.clone().unwrap_or_else(|| task_type.to_lowercase());
                 self.bar
-                    .set_message(scenario.clone().unwrap_or_else(|| task_type.to_lowercase()));
+                    .set_message(packhost_plain::line(&name).into_owned());
             }
             Event::TaskCompleted { .. } | Event::TaskFailed { .. } => self.bar.inc(1),
             Event::RunFinished { .. } => self.bar.finish_and_clear(),
@@ -138,7 +139,7 @@ fn describe(event: &Event) -> Option<String> {
 
 /// A closed standard error is no reason to stop a run.
 fn write_line(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", packhost_plain::text(line));
 }
 
 #[cfg(test)]

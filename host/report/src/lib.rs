@@ -8,12 +8,15 @@
 //! The output is a function of the data alone, byte for byte, and is well-formed XML beside being HTML, so that tests and
 //! tools can read it. All text is escaped. Nothing here knows of tensors, plugins or evidence.
 //!
+//! [`Page::text`] makes lines for a terminal of the same page.
+//!
 //! Meaning is never carried by colour alone: marks have letters, lines have shapes, and every mark has its words as a
 //! tooltip, which assistive technology reads as well.
 
 mod chart;
 mod markup;
 mod page;
+mod text;
 
 pub use chart::bars::{Bar, Bars, Mark};
 pub use chart::lines::{Lines, Series};

@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use packhost_plain::is_unseen;
+
 /// Text of markup that grows. Elements are closed by the closure that fills them, so it is well-formed by construction.
 #[derive(Default)]
 pub struct Markup {
@@ -59,7 +61,8 @@ impl Markup {
     }
 }
 
-/// Replaces what has a meaning in markup, and control characters, which XML cannot hold.
+/// Replaces what has a meaning in markup, and characters that show nothing but change what is shown: control characters,
+/// which XML cannot hold, and direction overrides, with which a text could be made to read as another.
 fn escape(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {
@@ -68,7 +71,7 @@ fn escape(out: &mut String, text: &str) {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\n' | '\t' => out.push(c),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c if is_unseen(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

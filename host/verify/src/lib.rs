@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use packhost_pack::ExitClass;
 use packhost_pack::verify::{Authenticity, Verification, VerifyOptions, verify};
+use packhost_plain::line;
 
 /// The arguments of a verification.
 #[derive(Debug, Args)]
@@ -82,10 +83,10 @@ impl VerifyArgs {
 /// Says on standard error what was found.
 pub fn say_findings(verification: &Verification) {
     for warning in &verification.warnings {
-        eprintln!("warning: {}", warning.message);
+        eprintln!("warning: {}", line(&warning.message));
     }
     for failure in &verification.failures {
-        eprintln!("error: {failure}");
+        eprintln!("error: {}", line(&failure.to_string()));
     }
 }
 

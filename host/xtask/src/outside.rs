@@ -1,4 +1,4 @@
-//! Programs from outside that only tests need: Python with a package for signatures, and a tracer of system calls.
+//! Programs from outside that only tests need: Python with a package for signatures, a tracer of system calls, a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,6 +58,24 @@ pub fn hermetic() -> bool {
         ));
     }
     refused.is_empty()
+}
+
+/// Whether there is a browser in which tests open `report.html`; says what is not tested if not.
+pub fn browser() -> bool {
+    let named = std::env::var_os("PACKHOST_BROWSER").is_some_and(|name| !name.is_empty());
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let works = |name: &&str| {
+        let tried = Command::new(name).arg("--version").output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    let found = named || names.iter().any(|name| works(&name));
+    if !found {
+        say(&format!(
+            "SKIPPED: no browser ({}, or one that PACKHOST_BROWSER names), so report.html is not looked at",
+            names.join(", ")
+        ));
+    }
+    found
 }
 
 /// Sees to it that `strace` is there.

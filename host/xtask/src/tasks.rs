@@ -69,7 +69,13 @@ pub fn ci(root: &Path) -> Result<(), String> {
         true => "require",
         false => "",
     };
+    let browser = std::env::var_os("PACKHOST_BROWSER").filter(|name| !name.is_empty());
+    let browser = match outside::browser() {
+        true => browser.unwrap_or_else(|| "require".into()),
+        false => "".into(),
+    };
     let required = [
+        ("PACKHOST_BROWSER", browser.as_os_str()),
         ("PACKHOST_PYTHON", python.as_os_str()),
         ("PACKHOST_SECOND_VERIFIER", OsStr::new("require")),
         ("PACKHOST_HERMETIC", OsStr::new(hermetic)),

@@ -227,7 +227,8 @@ pub fn seal(request: &SealRequest<'_>) -> Result<Sealed> {
     let readme = request.readme.map_or_else(
         || {
             let verdict = request.verdict.word();
-            default_readme(&request.run.suite, verdict, request.generated_at)
+            let page = request.page.is_some();
+            default_readme(&request.run.suite, verdict, request.generated_at, page)
         },
         str::to_owned,
     );
@@ -298,8 +299,12 @@ fn revisions(models: &[Model]) -> Value {
     json!({"model_list": ids, "models": by_id})
 }
 
-/// The README of a pack whose caller gives none.
-pub fn default_readme(suite: &str, verdict: &str, time: &str) -> String {
+/// The README of a pack whose caller gives none. `page` says whether the pack holds `report.html`.
+pub fn default_readme(suite: &str, verdict: &str, time: &str, page: bool) -> String {
+    let page = match page {
+        true => "- `report.html` shows all of it to people; it is drawn from the other files\n",
+        false => "",
+    };
     format!(
         "# Evidence pack: suite {suite}\n\n\
          Verdict: {verdict}. Sealed at {time}.\n\n\
@@ -307,7 +312,7 @@ pub fn default_readme(suite: &str, verdict: &str, time: &str) -> String {
          pack; without one, verifying shows that nothing was changed, but not who made it.\n\n\
          By hand: `sha256sum -c checksums.sha256` checks the files, the field `checksums_sha256_digest` of `manifest.json` is the SHA-256 of that list, and \
          `manifest.signature.json` holds an Ed25519 signature over the bytes of `manifest.json`.\n\n\
-         - `report.html`, where there is one, shows all of it to people; it is drawn from the other files\n\
+         {page}\
          - `results/verdicts/` the verdict, `results/analysis/` its summaries\n\
          - `reports/<model>/<scenario>/run_<n>/` one folder per evaluation; `reports/<model>/errors/` the injected faults\n\
          - `metadata/` scenarios, source, environment; `metadata/packhost/` what the verdict can be derived from again\n",

@@ -6,6 +6,7 @@ mod evaluate;
 mod pack;
 mod plan;
 mod plugin;
+mod report;
 mod run;
 mod study;
 mod suite;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Study(arguments) => study::run(arguments, cli.output.events),
         Command::Pack(command) => pack::run(command),
+        Command::Report(command) => report::run(command),
         Command::Plugin(command) => plugin::run(command),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions { shell } => {
@@ -44,9 +46,16 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     }
 }
 
-/// Writes a result. A reader that has gone away (`packhost ... | head`) is no failure.
+/// Writes a result. A reader that has gone away (`packhost ... | head`) is no failure. Nothing reaches a terminal that could
+/// do more there than be read, whoever wrote it.
 fn print(text: &str) {
+    let text = packhost_plain::text(text);
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes lines on standard error, as harmless.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", packhost_plain::text(text));
 }
 
 /// Writes one line of a result.

@@ -4,21 +4,21 @@ use std::io::Write;
 use std::path::Path;
 
 use packhost_pack::build::{self, BuildRequest};
-use packhost_pack::diff::{Change, diff};
 use packhost_pack::files::Files;
 use packhost_pack::inspect::inspect;
 use packhost_pack::verify::{VerifyOptions, verify};
 use packhost_pack::{canonical, keys, signature};
+use packhost_plain::line;
 use packhost_plugin::{CacheDir, Engine, EngineOptions, Limits};
 use packhost_suite::replay::recompute::{Audit, Bound, Recompute, recompute};
-use packhost_suite::replay::{Difference, Replay, replay_pack};
+use packhost_suite::replay::{Difference, Form, Replay, replay_pack};
 use packhost_tensor::cpu::Cpu;
 use packhost_tensor::cpu::matmul::use_matrix_tiles;
 use packhost_verify::{accepted, say_findings};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{print, print_line};
-use crate::cli::{BuildArgs, DiffArgs, InspectArgs, KeygenArgs, PackCommand, SignArgs, VerifyArgs};
+use super::{print, print_line, report, say};
+use crate::cli::{BuildArgs, InspectArgs, KeygenArgs, PackCommand, SignArgs, VerifyArgs};
 use crate::exit::{Exit, Failure};
 use crate::settings::Layer;
 
@@ -28,7 +28,7 @@ pub fn run(command: PackCommand) -> Result<Exit, Failure> {
         PackCommand::Build(arguments) => build_pack(arguments),
         PackCommand::Verify(arguments) => verify_pack(&arguments),
         PackCommand::Sign(arguments) => sign_pack(&arguments),
-        PackCommand::Diff(arguments) => diff_packs(&arguments),
+        PackCommand::Diff(arguments) => report::diff_packs(&arguments),
         PackCommand::Inspect(arguments) => Ok(inspect_pack(&arguments)),
     }
 }
@@ -67,7 +67,7 @@ fn build_pack(arguments: BuildArgs) -> Result<Exit, Failure> {
     match build::build(&request) {
         Ok(built) => {
             for warning in &built.warnings {
-                eprintln!("warning: {}", warning.message);
+                say(&format!("warning: {}", line(&warning.message)));
             }
             match arguments.json {
                 true => print_line(&canonical::to_line(&built.json())),
@@ -90,11 +90,25 @@ fn build_pack(arguments: BuildArgs) -> Result<Exit, Failure> {
 fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
     let verification = arguments.verify.verify();
     let replays = arguments.replay || arguments.recompute.is_some();
+    if let Some(form) = arguments.require_form {
+        let current = Form::CURRENT.number();
+        if !replays || form > current {
+            let message = match replays {
+                true => format!("--require-form {form}: this program knows forms up to {current}"),
+                false => "--require-form is about a replay: add --replay".into(),
+            };
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    }
     let (mut replayed, mut measured) = (None, None);
     if let Some(files) = verification.files.as_ref().filter(|_| replays) {
         let layer = Layer::from_environment(|name| std::env::var(name).ok())?;
         let engine = replay_engine(&layer)?;
-        replayed = Some(replay_pack(files, &engine));
+        let mut replay = replay_pack(files, &engine);
+        if let Some(least) = arguments.require_form {
+            replay.require_form(least);
+        }
+        replayed = Some(replay);
         if let Some(count) = arguments.recompute {
             measured = Some(measure_again(arguments, count, files, &engine, &layer)?);
         }
@@ -111,9 +125,10 @@ fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
     if let Some(measured) = &measured {
         say_differences(&measured.differences);
         for model in &measured.absent {
-            eprintln!(
-                "warning: nothing was measured of `{model}`: no checkpoint of it was given (--model)"
-            );
+            say(&format!(
+                "warning: nothing was measured of `{}`: no checkpoint of it was given (--model)",
+                line(model)
+            ));
         }
     }
     if arguments.verify.json {
@@ -140,6 +155,13 @@ fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
             replay.derived.len(),
             replay.taken.len()
         ));
+        for lacking in replay.form.map(Form::lacks).unwrap_or_default() {
+            print_line(&format!(
+                "older:    the pack is of form {}, this program writes {}: {lacking}",
+                replay.form.map_or(0, Form::number),
+                Form::CURRENT.number()
+            ));
+        }
     }
     if let Some(measured) = measured.filter(Recompute::agrees) {
         let within = match measured.within {
@@ -189,8 +211,8 @@ fn bound_in_words(bound: Bound) -> String {
     )
 }
 
-/// The files of a pack that is as it was signed, whoever signed.
-fn intact(pack: &Path) -> Result<Files, Failure> {
+/// The files of a pack that is as it was signed, whoever signed, and the signer's fingerprint.
+pub fn intact(pack: &Path) -> Result<(Files, Option<String>), Failure> {
     let options = VerifyOptions {
         skip_verify: true,
         ..VerifyOptions::default()
@@ -199,16 +221,17 @@ fn intact(pack: &Path) -> Result<Files, Failure> {
     let reasons: Vec<String> = verification
         .failures
         .iter()
-        .map(ToString::to_string)
+        .map(|failure| line(&failure.to_string()).into_owned())
         .collect();
     verification
         .files
         .filter(|_| reasons.is_empty())
+        .map(|files| (files, verification.signer_fingerprint))
         .ok_or_else(|| Failure::new(Exit::of_class(verification.exit), reasons.join("\nerror: ")))
 }
 
 fn sign_pack(arguments: &SignArgs) -> Result<Exit, Failure> {
-    let files = intact(&arguments.pack)?;
+    let (files, _) = intact(&arguments.pack)?;
     let refuse = |error: packhost_pack::Error| Failure::from_suite(error.into());
     let key = keys::load_signing(&arguments.signing_key).map_err(refuse)?;
     let bundle = signature::sign(files.manifest(), &key).map_err(refuse)?;
@@ -241,24 +264,6 @@ fn sign_pack(arguments: &SignArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn diff_packs(arguments: &DiffArgs) -> Result<Exit, Failure> {
-    let (before, after) = (intact(&arguments.before)?, intact(&arguments.after)?);
-    let changes = diff(&before, &after).map_err(|reason| Failure::new(Exit::Format, reason))?;
-    if arguments.json {
-        let listed: Vec<Value> = changes.iter().map(Change::json).collect();
-        let answer = json!({"format_version": "packhost-pack-diff-v1", "changes": listed});
-        print_line(&canonical::to_line(&answer));
-        return Ok(Exit::Success);
-    }
-    for change in &changes {
-        print_line(&change.line());
-    }
-    if changes.is_empty() {
-        print_line("the packs hold the same files");
-    }
-    Ok(Exit::Success)
-}
-
 /// The sandbox of a replay. Nothing is written, so compiled components are kept only where the settings name a folder.
 fn replay_engine(layer: &Layer) -> Result<Engine, Failure> {
     let cache = match &layer.plugin_cache {
@@ -274,20 +279,20 @@ fn replay_engine(layer: &Layer) -> Result<Engine, Failure> {
 fn say_differences(differences: &[Difference]) {
     const SHOWN: usize = 50;
     for difference in differences.iter().take(SHOWN) {
-        eprintln!("error: {difference}");
+        say(&format!("error: {}", line(&difference.to_string())));
     }
     if differences.len() > SHOWN {
-        eprintln!(
+        say(&format!(
             "error: and {} more differences; --json lists them all",
             differences.len() - SHOWN
-        );
+        ));
     }
 }
 
 fn inspect_pack(arguments: &InspectArgs) -> Exit {
     let inspection = inspect(&arguments.pack);
     for issue in &inspection.issues {
-        eprintln!("error: {issue}");
+        say(&format!("error: {}", line(&issue.to_string())));
     }
     let answer = inspection.json();
     print(&match arguments.json {

@@ -1,6 +1,6 @@
 //! Horizontal bars, one to a row: how large something is for each of many things.
 
-use super::{Scale, figure, label, number};
+use super::{Scale, figure, fitting, label, number, room};
 use crate::markup::{Markup, at};
 
 /// A chart of bars.
@@ -41,13 +41,13 @@ pub struct Mark {
 }
 
 const WIDTH: f64 = 760.0;
-const LEFT: f64 = 250.0;
 const RIGHT: f64 = 70.0;
 const TOP: f64 = 26.0;
 const ROW: f64 = 19.0;
 
 impl Bars {
     pub(crate) fn render(&self, m: &mut Markup) {
+        let left = room(self.bars.iter().map(|bar| bar.label.as_str()));
         let bottom = TOP + ROW * self.bars.len() as f64;
         figure(m, &self.title, &self.note, (WIDTH, bottom + 30.0), |m| {
             let values = self.bars.iter().filter_map(|bar| bar.value);
@@ -55,7 +55,7 @@ impl Bars {
             let Some(scale) = Scale::of(values, self.logarithmic) else {
                 return label(m, WIDTH / 2.0, TOP, "middle", "tick", "nothing to show");
             };
-            let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * scale.place(value);
+            let x = |value: f64| left + (WIDTH - left - RIGHT) * scale.place(value);
             for tick in scale.ticks() {
                 let x = x(tick);
                 m.empty(
@@ -69,9 +69,6 @@ impl Bars {
                     ],
                 );
                 label(m, x, bottom + 16.0, "middle", "tick", &number(tick));
-            }
-            for (index, bar) in self.bars.iter().enumerate() {
-                bar.render(m, TOP + ROW * index as f64, &x);
             }
             for mark in &self.marks {
                 let x = x(mark.value);
@@ -87,16 +84,20 @@ impl Bars {
                 );
                 label(m, x, TOP - 10.0, "middle", "tick", &mark.label);
             }
+            for (index, bar) in self.bars.iter().enumerate() {
+                bar.render(m, (left, TOP + ROW * index as f64), &x);
+            }
         });
     }
 }
 
 impl Bar {
-    fn render(&self, m: &mut Markup, top: f64, x: &dyn Fn(f64) -> f64) {
-        label(m, LEFT - 8.0, top + 13.0, "end", "tick", &self.label);
+    fn render(&self, m: &mut Markup, (left, top): (f64, f64), x: &dyn Fn(f64) -> f64) {
+        let name = fitting(&self.label, left - 8.0);
+        label(m, left - 8.0, top + 13.0, "end", "tick", &name);
         match self.value.filter(|value| value.is_finite()) {
             Some(value) => {
-                let width = (x(value) - LEFT).max(1.5);
+                let width = (x(value) - left).max(1.5);
                 let shown = match self.shown.as_str() {
                     "" => number(value),
                     shown => shown.to_owned(),
@@ -104,7 +105,7 @@ impl Bar {
                 m.element(
                     "rect",
                     &[
-                        ("x", &LEFT),
+                        ("x", &left),
                         ("y", &at(top + 3.0)),
                         ("width", &at(width)),
                         ("height", &(ROW - 6.0)),
@@ -113,9 +114,9 @@ impl Bar {
                     ],
                     |m| m.leaf("title", &[], &format!("{}: {shown}", self.label)),
                 );
-                label(m, LEFT + width + 6.0, top + 13.0, "start", "value", &shown);
+                label(m, left + width + 6.0, top + 13.0, "start", "value", &shown);
             }
-            None => label(m, LEFT + 6.0, top + 13.0, "start", "tick", &self.missing),
+            None => label(m, left + 6.0, top + 13.0, "start", "tick", &self.missing),
         }
     }
 }

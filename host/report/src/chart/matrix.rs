@@ -1,6 +1,6 @@
 //! A matrix of marks: what each of several observers says about each of many things.
 
-use super::{figure, label};
+use super::{figure, fitting, label, room};
 use crate::markup::{Markup, at};
 
 /// A matrix.
@@ -82,22 +82,24 @@ impl Tone {
     }
 }
 
-const LABELS: f64 = 250.0;
 const CELL: f64 = 52.0;
 const ROW: f64 = 22.0;
 const HEAD: f64 = 108.0;
+const LEGEND: f64 = 520.0;
 const LEGEND_ROW: f64 = 24.0;
 
 impl Matrix {
     pub(crate) fn render(&self, m: &mut Markup) {
         let lines: usize = self.groups.iter().map(|group| group.rows.len() + 1).sum();
-        // Slanted headings lean out to the right.
-        let width = LABELS + CELL * self.columns.len() as f64 + 70.0;
+        let rows = self.groups.iter().flat_map(|group| &group.rows);
+        let labels = room(rows.map(|row| row.label.as_str()));
+        // Slanted headings lean out to the right, and the legend needs its width.
+        let width = (labels + CELL * self.columns.len() as f64 + 70.0).max(LEGEND);
         let legend = LEGEND_ROW * self.legend.len() as f64;
         let height = HEAD + ROW * lines as f64 + 16.0 + legend;
         figure(m, &self.title, &self.note, (width, height), |m| {
             for (index, column) in self.columns.iter().enumerate() {
-                let x = LABELS + CELL * (index as f64 + 0.5);
+                let x = labels + CELL * (index as f64 + 0.5);
                 let turn = format!("rotate(-45 {} {})", at(x), at(HEAD - 8.0));
                 m.leaf(
                     "text",
@@ -107,7 +109,7 @@ impl Matrix {
                         ("transform", &turn),
                         ("class", &"tick head"),
                     ],
-                    column,
+                    &fitting(column, HEAD * std::f64::consts::SQRT_2),
                 );
             }
             let mut top = HEAD;
@@ -115,9 +117,10 @@ impl Matrix {
                 label(m, 0.0, top + 16.0, "start", "group", &group.title);
                 top += ROW;
                 for row in &group.rows {
-                    label(m, LABELS - 10.0, top + 15.0, "end", "tick", &row.label);
+                    let name = fitting(&row.label, labels - 10.0);
+                    label(m, labels - 10.0, top + 15.0, "end", "tick", &name);
                     for (index, cell) in row.cells.iter().enumerate() {
-                        cell.render(m, LABELS + CELL * index as f64, top);
+                        cell.render(m, labels + CELL * index as f64, top);
                     }
                     top += ROW;
                 }

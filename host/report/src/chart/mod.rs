@@ -41,6 +41,30 @@ fn figure(
     });
 }
 
+/// Width of a letter of a label, generously: fonts differ.
+const LETTER: f64 = 7.2;
+/// The most room that labels in front of a chart get.
+const MOST: f64 = 250.0;
+
+/// The room that these labels need in front of a chart, so that little is wasted on a telephone.
+fn room<'a>(labels: impl Iterator<Item = &'a str>) -> f64 {
+    let longest = labels.map(|label| label.chars().count()).max().unwrap_or(0);
+    (longest as f64 * LETTER + 16.0).ceil().clamp(110.0, MOST)
+}
+
+/// A text cut to the letters that fit.
+fn fitting(text: &str, room: f64) -> String {
+    let most = (room / LETTER) as usize;
+    match text.chars().count() > most {
+        true => text
+            .chars()
+            .take(most.saturating_sub(1))
+            .chain(['\u{2026}'])
+            .collect(),
+        false => text.to_owned(),
+    }
+}
+
 /// A text in a drawing. `anchor` is `start`, `middle` or `end`.
 fn label(m: &mut Markup, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
     use crate::markup::at;

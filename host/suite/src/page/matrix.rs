@@ -8,8 +8,7 @@ use crate::study::page::{cell, legend};
 /// A matrix for each model.
 pub fn blocks(contents: &Contents) -> Vec<Block> {
     let mut blocks = vec![Block::Text(
-        "What a guard finds in the unedited model on the same windows too is not the change's doing and does not count here. \
-         Point at a mark, or open the report below, to read which findings it stands for."
+        "What a guard finds in the unedited model on the same windows too is not the change's doing and does not count here."
             .into(),
     )];
     for (model, subjects) in contents.by_model() {
@@ -48,7 +47,9 @@ pub fn blocks(contents: &Contents) -> Vec<Block> {
             columns,
             groups,
             legend,
-            note: String::new(),
+            note:
+                "Point at a mark, or open the report below, to read which findings it stands for."
+                    .into(),
         }));
     }
     match contents.subjects.is_empty() {

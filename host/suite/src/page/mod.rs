@@ -6,8 +6,12 @@
 //! (`cost`), each report with its findings, z scores and spectra (`subject`), where it comes from and how to check it
 //! (`provenance`). `read` gathers what they need; a part whose files are not there is left out or says so, since a pack that
 //! was built by hand holds less. A pack holds no times of tasks, so there is no timeline.
+//!
+//! A page that is drawn otherwise is not the page of packs that were sealed before: changing what is drawn here, or the style
+//! of `packhost_report`, takes a new form of packs (`run::record`).
 
 mod cost;
+mod json;
 mod matrix;
 mod provenance;
 mod read;
@@ -19,6 +23,7 @@ use packhost_pack::seal::Draw;
 use packhost_report::{Block, Page, Section};
 
 use read::Contents;
+use serde_json::Value;
 
 /// Draws `report.html`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,6 +33,21 @@ impl Draw for PackPage {
     fn draw(&self, pack: &dyn Payload) -> String {
         page(&Contents::read(pack)).render()
     }
+}
+
+/// What a person wants on a terminal: the page's verdict, reasons, matrix, figures and provenance, as
+/// [`Page::text`] writes them.
+pub fn summary(pack: &dyn Payload) -> Page {
+    let mut page = page(&Contents::read(pack));
+    page.lead.clear();
+    page.sections
+        .retain(|section| !matches!(&*section.id, "reports" | "verify"));
+    page
+}
+
+/// The same for programs: verdict, reports with figures and answers of the guards, provenance.
+pub fn summary_json(pack: &dyn Payload) -> Value {
+    json::of(&Contents::read(pack))
 }
 
 fn page(contents: &Contents) -> Page {

@@ -12,10 +12,14 @@ pub fn verdict(contents: &Contents) -> Vec<Block> {
     let pass = word.is_some_and(|word| word.eq_ignore_ascii_case("PASS"));
     let evaluations = contents.subjects.len();
     let models = contents.models.len();
+    let reports = match evaluations {
+        1 => "one report".to_owned(),
+        _ => format!("{evaluations} reports"),
+    };
     let basis = match models {
-        0 => format!("{evaluations} reports"),
-        1 => format!("{evaluations} reports on one model"),
-        _ => format!("{evaluations} reports on {models} models"),
+        0 => reports,
+        1 => format!("{reports} on one model"),
+        _ => format!("{reports} on {models} models"),
     };
     let text = match (word, pass) {
         (None, _) => format!("The pack states no verdict; it holds {basis}."),

@@ -17,7 +17,12 @@ pub fn derive(evidence: &Evidence<'_>, models: &[Derived], findings: &mut Findin
     match judge(evidence, models) {
         Ok(verdict) => {
             let record = &evidence.record;
-            let readme = seal::default_readme(&record.suite, verdict.word(), &record.began);
+            let readme = seal::default_readme(
+                &record.suite,
+                verdict.word(),
+                &record.began,
+                evidence.form.has_page(),
+            );
             findings.file(
                 evidence.files,
                 &|_| "replay.sealed",
@@ -35,15 +40,21 @@ pub fn derive(evidence: &Evidence<'_>, models: &[Derived], findings: &mut Findin
         Err(error) => findings.fail("replay.verdict", layout::V2_VERDICT, error.to_string()),
     }
     sealed(evidence, findings);
-    // The page shows what the other files say; where those are wrong, that it repeats them is no news.
-    if findings.differences.is_empty() {
-        let drawn = PackPage.draw(evidence.files);
-        findings.file(
-            evidence.files,
-            &|_| "replay.page",
-            layout::PAGE,
-            drawn.as_bytes(),
+    page(evidence, findings);
+}
+
+/// The page shows what the other files state, whether or not that follows: a page that shows something else is one more lie.
+fn page(evidence: &Evidence<'_>, findings: &mut Findings) {
+    let files = evidence.files;
+    if evidence.form.has_page() {
+        let drawn = PackPage.draw(files);
+        findings.file(files, &|_| "replay.page", layout::PAGE, drawn.as_bytes());
+    } else if files.has(layout::PAGE) {
+        let why = format!(
+            "is in a pack of form {}, which has no page: nothing says what it should show",
+            evidence.form.number()
         );
+        findings.fail("replay.unexpected", layout::PAGE, why);
     }
 }
 

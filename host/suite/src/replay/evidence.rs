@@ -20,7 +20,7 @@ use crate::guards::Guards;
 use crate::run::bound;
 use crate::run::model::Named;
 use crate::run::paths;
-use crate::run::record::{ModelRecord, RunRecord, SCHEMA};
+use crate::run::record::{Form, ModelRecord, RunRecord};
 use crate::scenarios::Manifest;
 use crate::spec::Tuned;
 use crate::toolbox::LOCK_FILE;
@@ -30,6 +30,7 @@ pub struct Evidence<'a> {
     pub files: &'a Files,
     pub engine: &'a Engine,
     pub record: RunRecord,
+    pub form: Form,
     pub guards: Guards,
     /// The scenario table as the run had it, and as a value.
     pub manifest: Manifest,
@@ -133,14 +134,15 @@ impl<'a> Evidence<'a> {
             return None;
         }
         let record: RunRecord = document(files, &name, findings)?;
-        if record.schema != SCHEMA {
+        let Some(form) = Form::of_schema(&record.schema) else {
             let why = format!(
-                "has the schema `{}`; this program reads {SCHEMA}",
-                record.schema
+                "has the schema `{}`; this program reads {} and older ones",
+                record.schema,
+                Form::CURRENT.schema()
             );
             findings.fail("replay.run", &name, why);
             return None;
-        }
+        };
         if let Some(why) = excessive(&record, files) {
             findings.fail("replay.run", &name, why);
             return None;
@@ -174,8 +176,8 @@ impl<'a> Evidence<'a> {
                 findings.fail("replay.scenarios", layout::SCENARIOS, error.to_string());
             })
             .ok()?;
-        let form = to_pretty(&record.json());
-        findings.file(files, &|_| "replay.run", &name, form.as_bytes());
+        let written = to_pretty(&record.json());
+        findings.file(files, &|_| "replay.run", &name, written.as_bytes());
         // Its form is the one that runs write; what it says is taken.
         findings.derived.remove(&name);
         let guards = guards(files, &record, engine, findings)?;
@@ -193,6 +195,7 @@ impl<'a> Evidence<'a> {
             files,
             engine,
             record,
+            form,
             guards,
             manifest,
             scenarios,

@@ -30,6 +30,8 @@ use packhost_pack::files::Files;
 use packhost_plugin::Engine;
 use serde_json::{Value, json};
 
+pub use crate::run::record::Form;
+
 pub use difference::Difference;
 pub use stored::{Stored, replay};
 
@@ -49,6 +51,8 @@ pub struct Replay {
     pub derived: Vec<String>,
     /// Files that were not made again: measurements, settings, components, and what is said for people.
     pub taken: Vec<String>,
+    /// The form of the pack, by its own word; none where it has no settings that can be read.
+    pub form: Option<Form>,
 }
 
 impl Replay {
@@ -57,9 +61,27 @@ impl Replay {
         self.differences.is_empty()
     }
 
+    /// Demands a form: packs of an older one hold less, so their replay shows less. Without this a signer chooses how much his
+    /// packs let anyone derive, though never unsaid.
+    pub fn require_form(&mut self, least: u8) {
+        if let Some(form) = self.form.filter(|form| form.number() < least) {
+            let why = format!("states form {}; form {least} was demanded", form.number());
+            self.differences.push(Difference {
+                check_id: "replay.form",
+                file: crate::run::paths::packed_record(),
+                pointer: "/schema".into(),
+                stated: String::new(),
+                derived: why,
+            });
+        }
+    }
+
     /// As the output of `pack verify --json` shows it.
     pub fn json(&self) -> Value {
         json!({
+            "form": self.form.map(Form::number),
+            "current_form": Form::CURRENT.number(),
+            "lacks": self.form.map(Form::lacks).unwrap_or_default(),
             "status": if self.agrees() { "agrees" } else { "differs" },
             "reports": self.reports,
             "judgements": self.judgements,
@@ -75,8 +97,9 @@ impl Replay {
 /// What cannot be derived is a difference too; so this never fails.
 pub fn replay_pack(files: &Files, engine: &Engine) -> Replay {
     let mut findings = Findings::default();
-    let (mut reports, mut judgements) = (0, 0);
+    let (mut reports, mut judgements, mut form) = (0, 0, None);
     if let Some(evidence) = Evidence::read(files, engine, &mut findings) {
+        form = Some(evidence.form);
         let mut editors = changes::Editors::new(&evidence, &mut findings);
         let derived: Vec<models::Derived> = evidence
             .models
@@ -95,6 +118,7 @@ pub fn replay_pack(files: &Files, engine: &Engine) -> Replay {
     } = findings;
     let taken = files.names().filter(|name| !derived.contains(*name));
     Replay {
+        form,
         reports,
         judgements,
         taken: taken.map(str::to_owned).collect(),

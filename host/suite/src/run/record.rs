@@ -10,8 +10,54 @@ use crate::graph::Counts;
 use crate::suites::EvaluationSize;
 use crate::toolbox::PluginIdentity;
 
-/// The format's name.
-pub const SCHEMA: &str = "packhost-run-v1";
+/// The form of a run's pack: what it holds, and so what a replay can derive. `run.json` states it, under the signature.
+///
+/// A new kind of file that every pack holds, or another text of one, is a new form; older ones are replayed as far as they
+/// could be when they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Without `report.html`.
+    One = 1,
+    /// With it.
+    Two = 2,
+}
+
+impl Form {
+    /// The form that this program writes.
+    pub const CURRENT: Self = Self::Two;
+    const ALL: [Self; 2] = [Self::One, Self::Two];
+
+    /// As `run.json` names it.
+    pub fn schema(self) -> &'static str {
+        match self {
+            Self::One => "packhost-run-v1",
+            Self::Two => "packhost-run-v2",
+        }
+    }
+
+    /// The form with this name.
+    pub fn of_schema(schema: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.schema() == schema)
+    }
+
+    /// As `--require-form` and the output of a replay count it.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// Whether the pack holds `report.html`.
+    pub fn has_page(self) -> bool {
+        self >= Self::Two
+    }
+
+    /// What packs of later forms show and this one cannot, in words.
+    pub fn lacks(self) -> Vec<&'static str> {
+        match self {
+            Self::One => vec!["it holds no page for people (report.html), so none was drawn again"],
+            Self::Two => Vec::new(),
+        }
+    }
+}
 
 /// The engine that runs components. Fuel is the same on every machine, but not for every engine.
 pub const ENGINE: &str = "wasmtime 48.0.8";
@@ -85,7 +131,7 @@ impl RunRecord {
             size: model.size,
         };
         Self {
-            schema: SCHEMA.into(),
+            schema: Form::CURRENT.schema().into(),
             host_version: env!("CARGO_PKG_VERSION").into(),
             engine: ENGINE.into(),
             interface: INTERFACE_VERSION.to_string(),
@@ -123,6 +169,16 @@ impl RunRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forms_have_names_of_their_own() {
+        for form in Form::ALL {
+            assert_eq!(Form::of_schema(form.schema()), Some(form));
+            assert_eq!(form.lacks().is_empty(), form == Form::CURRENT);
+        }
+        assert_eq!(Form::of_schema("packhost-run-v0"), None);
+        assert_eq!(Form::ALL.last(), Some(&Form::CURRENT));
+    }
 
     #[test]
     fn the_engine_is_the_one_that_is_built_in() {
