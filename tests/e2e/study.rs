@@ -240,10 +240,10 @@ fn help() {
                                 one]
           --preview <N>         Preview windows [default: 32]
           --final <N>           Final windows [default: 32]
+          --seq-len <N>         Tokens per window at most [default: 512]
           --events <FORM>       What to write about progress on standard error: human (live on a
                                 terminal, lines elsewhere), json (one JSON object per line), quiet
                                 [default: human] [possible values: human, json, quiet]
-          --seq-len <N>         Tokens per window at most [default: 512]
           --seed <S>            Seed of the first run; run r uses seed + r - 1 [default: 42]
           --selection <HOW>     How windows are drawn: file_order, stratified or shuffled [default:
                                 stratified]

@@ -68,7 +68,7 @@ pub fn browser() -> bool {
         let tried = Command::new(name).arg("--version").output();
         tried.is_ok_and(|output| output.status.success())
     };
-    let found = named || names.iter().any(|name| works(&name));
+    let found = named || names.iter().any(works);
     if !found {
         say(&format!(
             "SKIPPED: no browser ({}, or one that PACKHOST_BROWSER names), so report.html is not looked at",
