@@ -28,7 +28,7 @@ fn skipped(program: &str, reason: &str) {
 }
 
 /// Runs a line of packhost under another program; nothing where that program cannot work here.
-fn under(bench: &Bench, program: &[&str], line: &str) -> Option<Output> {
+pub fn under(bench: &Bench, program: &[&str], line: &str) -> Option<Output> {
     let mut tried = Command::new(program[0]);
     match tried.args(&program[1..]).arg("true").output() {
         Ok(output) if output.status.success() => {}

@@ -23,6 +23,7 @@ mod memory;
 mod mutants;
 mod packs;
 mod page;
+mod receipts;
 mod recompute;
 mod replay;
 mod report;

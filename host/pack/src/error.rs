@@ -113,6 +113,11 @@ impl Error {
         }
     }
 
+    /// A request that cannot be: stage 1, [`ExitClass::Usage`].
+    pub fn usage(check_id: &'static str, message: impl Into<String>) -> Self {
+        Self::refused(ExitClass::Usage, 1, check_id, message)
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             action,

@@ -2,10 +2,16 @@
 //! verified is what is used.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::digest;
 use crate::json;
 use crate::paths::{Place, Root};
+
+/// Whether a path, which may not exist yet, would lie inside a pack, where no list covers it.
+pub fn inside(pack: &Path, path: &Path) -> bool {
+    Root::open(pack).is_some_and(|root| root.holds(path))
+}
 
 /// The payload of a pack by name, of one that was verified or of one that is being sealed.
 pub trait Payload: Sync {

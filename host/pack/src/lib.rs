@@ -12,6 +12,8 @@
 //! | packing reports by hand (package-native layout) | [`build`] |
 //! | verifying, stage by stage | [`verify`] |
 //! | the files of a pack that was verified | [`files`] |
+//! | a verifier's signed receipt | [`receipt`] |
+//! | the verdict for other tools: in-toto, DSSE | [`intoto`], [`dsse`] |
 //! | what changed between two packs | [`diff`] |
 //! | what a pack says about itself, without cryptography | [`inspect`] |
 //! | outcomes, detectors, final verdict and summaries | [`verdict`] |
@@ -25,11 +27,13 @@ pub mod canonical;
 pub mod checksums;
 pub mod diff;
 pub mod digest;
+pub mod dsse;
 mod edit_metadata;
 mod error;
 pub mod files;
 pub mod inspect;
 mod integrity;
+pub mod intoto;
 pub mod json;
 pub mod keys;
 pub mod layout;
@@ -39,6 +43,7 @@ mod paths;
 pub mod policy;
 pub mod probes;
 pub mod provenance;
+pub mod receipt;
 pub mod report_rules;
 pub mod seal;
 pub mod signature;

@@ -143,8 +143,8 @@ pub struct Verification {
     pub nested: Option<Value>,
     /// The pack's files, once stage 6 has shown that they are those that were signed.
     pub files: Option<Files>,
-    pack: PathBuf,
-    options: VerifyOptions,
+    pub(crate) pack: PathBuf,
+    pub(crate) options: VerifyOptions,
 }
 
 impl Verification {

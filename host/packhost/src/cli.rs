@@ -371,6 +371,16 @@ pub enum PackCommand {
         after_help = "Example:\n  packhost pack sign pack --signing-key second.key.pem --out pack.second.signature.json"
     )]
     Sign(SignArgs),
+    /// Check a receipt that a verification left, and say what it says
+    #[command(
+        after_help = "Example:\n  packhost pack receipt receipt.json --expected-fingerprint sha256:..."
+    )]
+    Receipt(ReceiptArgs),
+    /// Write a pack's verdict as a signed in-toto statement, for other tools
+    #[command(
+        after_help = "Example:\n  packhost pack export pack --in-toto verdict.intoto.json --signing-key signer.key.pem"
+    )]
+    Export(ExportArgs),
     /// Say what changed between two packs: the same as `report diff`
     #[command(after_help = "Example:\n  packhost pack diff before after --json")]
     Diff(DiffArgs),
@@ -485,6 +495,33 @@ pub struct ShowArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReceiptArgs {
+    /// Receipt
+    pub receipt: PathBuf,
+    /// Fingerprint of the verifier that is expected to have signed it
+    #[arg(long, value_name = "sha256:HEX")]
+    pub expected_fingerprint: Option<String>,
+    /// Pack folder that the receipt must be about
+    #[arg(long, value_name = "DIR")]
+    pub pack: Option<PathBuf>,
+    /// Print the receipt as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Pack folder
+    pub pack: PathBuf,
+    /// File for the statement (a DSSE envelope), outside the pack; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub in_toto: PathBuf,
+    /// Ed25519 private key
+    #[arg(long, value_name = "FILE")]
+    pub signing_key: PathBuf,
 }
 
 #[derive(Debug, Args)]

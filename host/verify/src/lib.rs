@@ -3,6 +3,8 @@
 //! The dependencies are the pack format's own: an auditor who builds this builds no tensor, model or plugin code. What needs
 //! those, the replay, `packhost` adds to it.
 
+pub mod receipt;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -48,6 +50,12 @@ pub struct VerifyArgs {
     /// Write the result of the reports' verification to a file outside the pack
     #[arg(long, value_name = "FILE")]
     pub json_out: Option<PathBuf>,
+    /// Write a signed receipt of this verification, PASS or FAIL, to a file outside the pack; it must not exist
+    #[arg(long, value_name = "FILE", requires = "receipt_key")]
+    pub receipt: Option<PathBuf>,
+    /// Ed25519 private key that signs the receipt
+    #[arg(long, value_name = "FILE", requires = "receipt")]
+    pub receipt_key: Option<PathBuf>,
 }
 
 impl VerifyArgs {

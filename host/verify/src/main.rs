@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use packhost_pack::canonical;
+use packhost_verify::receipt::{self, Desk};
 use packhost_verify::{VerifyArgs, accepted, code, say_findings};
 
 /// Checks an evidence pack offline: signature, digests, every report
@@ -23,8 +24,21 @@ struct Cli {
 
 fn main() -> ExitCode {
     let arguments = Cli::parse().verify;
+    let desk = match Desk::open(&arguments) {
+        Ok(desk) => desk,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return code(receipt::class(&error)).into();
+        }
+    };
     let verification = arguments.verify();
     say_findings(&verification);
+    let exit = code(verification.exit);
+    let issued = desk.map(|desk| desk.issue("packhost-verify", &verification, exit, None, None));
+    if let Some(Err(error)) = issued {
+        eprintln!("error: {error}");
+        return code(receipt::class(&error)).into();
+    }
     let line = match arguments.json {
         true => Some(canonical::to_line(&verification.json())),
         false => accepted(&verification),
@@ -33,5 +47,5 @@ fn main() -> ExitCode {
         // A reader that has gone away is no failure.
         let _ = writeln!(std::io::stdout(), "{line}");
     }
-    code(verification.exit).into()
+    exit.into()
 }

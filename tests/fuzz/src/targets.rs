@@ -7,6 +7,7 @@ use std::path::Path;
 use packhost_measure::table::Table;
 use packhost_model::Header;
 use packhost_pack::checksums::{self, Form};
+use packhost_pack::policy::Policy;
 use packhost_pack::verify::{VerifyOptions, verify};
 use packhost_pack::{canonical, json, manifest, signature, verdict};
 use packhost_tensor::DType;
@@ -19,6 +20,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("json", canonical_json),
     ("manifest", pack_manifest),
     ("pack", pack),
+    ("policy", policy),
     ("program", program),
     ("scenarios", scenarios),
     ("signature", bundle),
@@ -99,6 +101,20 @@ fn pack(bytes: &[u8]) {
         fs::write(&path, &original).expect("the file is ours");
         let signed = name != "manifest.signature.json";
         assert!(!verification.ok() || !signed || content == original);
+    });
+}
+
+/// A trust policy is read or refused with reasons.
+fn policy(bytes: &[u8]) {
+    thread_local! {
+        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+    }
+    FOLDER.with(|folder| {
+        let path = folder.path().join("policy.toml");
+        fs::write(&path, bytes).expect("the file is ours");
+        if let Err(faults) = Policy::read(&path) {
+            assert!(!faults.is_empty());
+        }
     });
 }
 

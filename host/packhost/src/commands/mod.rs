@@ -1,5 +1,6 @@
 //! The commands: each turns its arguments into a request, hands it on, and prints the result.
 
+mod attest;
 mod doctor;
 mod edit;
 mod evaluate;

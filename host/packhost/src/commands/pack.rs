@@ -14,10 +14,11 @@ use packhost_suite::replay::recompute::{Audit, Bound, Recompute, recompute};
 use packhost_suite::replay::{Difference, Form, Replay, replay_pack};
 use packhost_tensor::cpu::Cpu;
 use packhost_tensor::cpu::matmul::use_matrix_tiles;
+use packhost_verify::receipt::Desk;
 use packhost_verify::{accepted, say_findings};
 use serde_json::json;
 
-use super::{print, print_line, report, say};
+use super::{attest, print, print_line, report, say};
 use crate::cli::{BuildArgs, InspectArgs, KeygenArgs, PackCommand, SignArgs, VerifyArgs};
 use crate::exit::{Exit, Failure};
 use crate::settings::Layer;
@@ -29,6 +30,8 @@ pub fn run(command: PackCommand) -> Result<Exit, Failure> {
         PackCommand::Verify(arguments) => verify_pack(&arguments),
         PackCommand::Sign(arguments) => sign_pack(&arguments),
         PackCommand::Diff(arguments) => report::diff_packs(&arguments),
+        PackCommand::Receipt(arguments) => attest::check_receipt(&arguments),
+        PackCommand::Export(arguments) => attest::export(&arguments),
         PackCommand::Inspect(arguments) => Ok(inspect_pack(&arguments)),
     }
 }
@@ -88,6 +91,7 @@ fn build_pack(arguments: BuildArgs) -> Result<Exit, Failure> {
 }
 
 fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
+    let desk = Desk::open(&arguments.verify)?;
     let verification = arguments.verify.verify();
     let replays = arguments.replay || arguments.recompute.is_some();
     if let Some(form) = arguments.require_form {
@@ -130,6 +134,15 @@ fn verify_pack(arguments: &VerifyArgs) -> Result<Exit, Failure> {
                 line(model)
             ));
         }
+    }
+    if let Some(desk) = desk {
+        let recompute = measured.as_ref().map(|measured| {
+            let mut answer = measured.json();
+            answer["seed"] = json!(arguments.recompute_seed);
+            answer
+        });
+        let replay = replayed.as_ref().map(Replay::json);
+        desk.issue("packhost", &verification, exit as u8, replay, recompute)?;
     }
     if arguments.verify.json {
         let mut answer = verification.json();
@@ -235,16 +248,7 @@ fn sign_pack(arguments: &SignArgs) -> Result<Exit, Failure> {
     let refuse = |error: packhost_pack::Error| Failure::from_suite(error.into());
     let key = keys::load_signing(&arguments.signing_key).map_err(refuse)?;
     let bundle = signature::sign(files.manifest(), &key).map_err(refuse)?;
-    let inside = |path: &Path| path.canonicalize().ok();
-    let folder = arguments
-        .out
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let folder = inside(folder.unwrap_or(Path::new(".")));
-    if folder
-        .zip(inside(&arguments.pack))
-        .is_some_and(|(out, pack)| out.starts_with(pack))
-    {
+    if packhost_pack::files::inside(&arguments.pack, &arguments.out) {
         let message = "the signature would lie inside the pack, which then holds a file that its list does not cover; name another place";
         return Err(Failure::new(Exit::Usage, message));
     }
