@@ -1,5 +1,6 @@
 //! SHA-256 in the two notations of the format: bare hex, and prefixed `sha256:` + hex. Files are streamed.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -25,16 +26,22 @@ pub fn prefixed(bytes: &[u8]) -> String {
 pub fn hex_of_file(path: &Path) -> Result<(String, u64)> {
     let mut file = File::open(path).map_err(|source| Error::io("read", path, source))?;
     let mut hasher = Hasher::default();
-    let mut block = vec![0; BLOCK];
-    loop {
-        let count = file
-            .read(&mut block)
-            .map_err(|source| Error::io("read", path, source))?;
-        if count == 0 {
-            return Ok(hasher.finish());
-        }
-        hasher.update(&block[..count]);
+    // One block per thread: of many small files, a new block for each would cost more than its hash.
+    thread_local! {
+        static SPARE: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
     }
+    SPARE.with_borrow_mut(|block| {
+        loop {
+            let count = file
+                .read(block)
+                .map_err(|source| Error::io("read", path, source))?;
+            if count == 0 {
+                return Ok(());
+            }
+            hasher.update(&block[..count]);
+        }
+    })?;
+    Ok(hasher.finish())
 }
 
 /// Whether `text` is 64 lower-case hex digits.

@@ -4,7 +4,7 @@
 //! climbs above the root or is led out of it by a link is an escape. What a name means never depends on where the pack lies.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, FileType};
 use std::path::{Component, Path, PathBuf};
 
 /// Most links that are followed for one name.
@@ -64,11 +64,14 @@ impl Root {
         }
         // `below` are the components under the root that are resolved already.
         let mut below: Vec<OsString> = Vec::new();
+        // Whether the path so far is a regular file, where that was just asked.
+        let mut asked = None;
         while let Some(component) = pending.pop() {
             if component == ".." {
                 if below.pop().is_none() {
                     return Place::Outside;
                 }
+                asked = None;
                 continue;
             }
             let here = self.path_of(&below).join(&component);
@@ -86,11 +89,17 @@ impl Root {
                     }
                 }
                 // Absent components are kept: `..` after them may lead back.
-                _ => below.push(component),
+                found => {
+                    asked = Some(found.is_ok_and(|metadata| metadata.is_file()));
+                    below.push(component);
+                }
             }
         }
         let path = self.path_of(&below);
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+        let is_file = asked.unwrap_or_else(|| {
+            fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file())
+        });
+        if is_file {
             Place::File(path)
         } else {
             Place::NoFile
@@ -156,18 +165,18 @@ impl Root {
                 return;
             }
         };
-        let mut children: Vec<OsString> = Vec::new();
+        let mut children: Vec<(OsString, Option<FileType>)> = Vec::new();
         for entry in entries {
             match entry {
-                Ok(entry) => children.push(entry.file_name()),
+                Ok(entry) => children.push((entry.file_name(), entry.file_type().ok())),
                 Err(error) => listing.unreadable.push(format!(
                     "directory `{}` cannot be read to its end: {error}",
                     shown()
                 )),
             }
         }
-        children.sort();
-        for child in children {
+        children.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (child, file_type) in children {
             if listing.entries.len() >= ENTRY_LIMIT {
                 listing
                     .unreadable
@@ -181,14 +190,12 @@ impl Root {
                 .collect::<Vec<_>>()
                 .join("/");
             let plain_name = below.iter().all(|part| part.to_str().is_some());
-            let kind = match fs::symlink_metadata(self.path_of(below)) {
-                Err(_) => Kind::Special,
-                Ok(metadata) if metadata.file_type().is_symlink() => {
-                    self.link_kind(&name, plain_name)
-                }
-                Ok(metadata) if metadata.is_dir() => Kind::Directory,
-                Ok(metadata) if metadata.is_file() => Kind::File,
-                Ok(_) => Kind::Special,
+            let kind = match file_type {
+                None => Kind::Special,
+                Some(file_type) if file_type.is_symlink() => self.link_kind(&name, plain_name),
+                Some(file_type) if file_type.is_dir() => Kind::Directory,
+                Some(file_type) if file_type.is_file() => Kind::File,
+                Some(_) => Kind::Special,
             };
             listing.entries.push(Entry { name, kind });
             if kind == Kind::Directory {
